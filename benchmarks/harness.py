@@ -30,7 +30,7 @@ MAX_ROUNDS = 501
 # they take, the smaller is their noise beside them.
 FEWEST_ROUNDS = {1.0: 3, 0.1: 5, 0.0: 11}
 # A call is warm after so many, or after so long.
-WARM_UP_CALLS, WARM_UP_SECONDS = 3, 0.15
+WARM_UP_CALLS, WARM_UP_SECONDS = 3, 0.1
 
 # Inputs rotate through this many bytes: past any CPU's L2, and past a GPU's L2 (60 MB on an H200).
 ROTATED_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}

@@ -122,9 +122,8 @@ PEERS, DICTIONARIES = "Peers", "Sparse autoencoders"
 RANKS, GPU = "Several processes", "On a GPU"
 
 PYTHON_IS_FASTER = (
-    "Asked after a processor on which plain PyTorch takes 0.42 ms a step of the smallest model. "
-    "Where its calls take less, there is less to gain: a step of ours is its products, its "
-    "numbers' exponentials and Adam."
+    "Where plain PyTorch's calls take less than on the AMD Zen 3 that it was asked after, there is "
+    "less to gain: a step of ours is its products, its numbers' exponentials and Adam."
 )
 PEAK_IS_NEAR = (
     "Both sides are near the processor's peak: plain PyTorch's step takes some 70 % of its "
@@ -132,10 +131,10 @@ PEAK_IS_NEAR = (
     "its peak is that of AVX2. On an Intel Xeon MKL's product is the faster one."
 )
 SMALL_STEPS = (
-    "Asked after a processor on which plain PyTorch takes 0.42 ms a step of the smallest model; an "
-    "AMD Zen 4's takes 0.33. Of 43 us of ours at 64-32, 128 rows, 30 are products, which take 6.0 "
-    "us each where MKL's take 8.0. Tried: a second thread (42.7 us; it serves larger models), rows "
-    "asked for ahead, and a division less in Adam (30-16: 6.9 us, before 7.4)."
+    "Asked after an AMD Zen 3, on which plain PyTorch takes 0.42 ms a step of the smallest model; "
+    "an AMD Zen 4's takes 0.33. Of 43 us of ours at 64-32, 128 rows, 30 are products, which take "
+    "6.0 us each where MKL's take 8.0. Tried: a second thread (42.7 us; it serves larger models), "
+    "rows asked for ahead, and a division less in Adam (30-16: 6.9 us, before 7.4)."
 )
 SHARED_STEPS = (
     "Products take four fifths of a step (AMD Zen 4, 784-64), at 86 to 92 % of the peak of "
@@ -159,32 +158,33 @@ NUMBA_CALLS = (
     "A loss is some ops, each with a call's own cost; products are torch's on both sides. Tried, "
     "and not kept: the whole loss as one autograd function of torch's operators (0.80 to 0.88x "
     "plain, 0.58 to 0.62x variational), and torch's operators under its own autograd with numba's "
-    "noise (0.82 to 0.84x, 0.70 to 0.68x)."
+    "noise (0.82 to 0.84x, 0.70 to 0.68x; both on an AMD Zen 4)."
 )
 OWN_CODE = (
     "Layers called by kernels do not pay at so few rows. One autograd function that computes "
-    "nothing would leave 1.4x; with its kernel and the checks of a call it was 0.92 to 1.05x, and "
-    "layers one by one were less. So the model's own code serves, after a look-up of the rows' "
-    "shape; the model is checked in one of 64 such calls."
+    "nothing would leave 1.4x (AMD Zen 4); with its kernel and the checks of a call it was 0.92 "
+    "to 1.05x, and layers one by one were less. So the model's own code serves, after a look-up "
+    "of the rows' shape; the model is checked in one of 64 such calls."
 )
 SYMMETRIC_PRODUCT = (
-    "The covariance's product is 75 ms of 130 on both sides, OpenBLAS's syrk near the processor's "
-    "peak; torch's, in steps of columns, took 19 ms of 4096 rows, where it takes 15. Eigenvectors "
-    "are float64's, 22 ms of them the tridiagonal form, on one thread as on two. LAPACK's drivers "
-    "were timed, and the quickest serves each number of components; scikit-learn's are float32's."
+    "On an AMD Zen 4 the covariance's product is 75 ms of 130 on both sides, OpenBLAS's syrk near "
+    "the peak; torch's, in steps of columns, took 19 ms of 4096 rows, where it takes 15. "
+    "Eigenvectors are float64's, 22 ms of them the tridiagonal form, on one thread as on two. "
+    "LAPACK's drivers were timed, and the quickest serves each number of components; "
+    "scikit-learn's are float32's."
 )
 EXACT_EIGENVECTORS = (
-    "Each of five steps takes eigenvectors exactly, 27 ms, beside 40 ms of a product in float64; "
-    "scikit-learn takes them by a randomized SVD. Iterations on the last step's vectors took "
-    "375 ms, for the eigenvalues of noise lie close together; Lanczos's method took 19 ms, but may "
-    "miss an eigenvalue that is there twice."
+    "Each of five steps takes eigenvectors exactly, 27 ms on an AMD Zen 4, beside 40 ms of a "
+    "product in float64; scikit-learn takes them by a randomized SVD. Iterations on the last "
+    "step's vectors took 375 ms, for the eigenvalues of noise lie close together; Lanczos's "
+    "method took 19 ms, but may miss an eigenvalue that is there twice."
 )
 RANDOM_NUMBERS = (
-    "Of a step of 100 rows and 64 units 40 % are sums of the weights of units that are on, 23 % "
-    "random numbers and states, 18 % probabilities and the loss, each at the rate of its "
-    "instructions; a fit of three epochs has half a millisecond of checks besides, of five. "
-    "Without the loss, of which fit only asks whether it is finite, a step took 8 % less; with "
-    "tables of sums instead of rows that are added, 3 % less."
+    "Of a step of 100 rows and 64 units (AMD Zen 4) 40 % are products, sums of the weights of "
+    "units that are 1; 23 % random numbers and states, 18 % probabilities and the loss, each at "
+    "the rate of its instructions; a fit of three epochs has half a millisecond of checks "
+    "besides, of five. Without the loss, of which fit only asks whether it is finite, a step took "
+    "8 % less; with tables of sums instead of rows that are added, 3 % less."
 )
 BITS_AND_DRAWS = (
     "Beside its products a step is chains of bits, exponentials and random numbers. A core of an "
@@ -400,7 +400,8 @@ TARGETS = (
         ("Autoencoder 64-32 b32, MLPRegressor",),
         15,
         why=(
-            "Asked where scikit-learn takes 0.53 ms a step; here it takes 0.18 to 0.24. The steps "
+            "Asked where scikit-learn takes 0.53 ms a step, an AMD Zen 3; on an AMD Zen 4 it takes "
+            "0.18 to 0.24. The steps "
             "alone are three quarters of a fit: without a line of Python it would be 13x."
         ),
     ),
@@ -697,8 +698,8 @@ UNTIMED_TARGETS = (
         GPU,
         "the host's time of a linear layer with its gradients, of a loss, of Gibbs k = 100",
         "60, 100, 300 us",
-        "- (120, 278, 198 us with a driver that launches nothing, on a Zen 4)",
-        "benchmarks/gpu_check/profiles.py",
+        "- (78, 280, 198 us with a driver that launches nothing, on an AMD Zen 4)",
+        "aefast/docs/predicted.md",
     ),
     UntimedTarget(
         GPU,

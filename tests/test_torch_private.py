@@ -13,7 +13,7 @@ import aefast
 from aefast import torch_private
 
 PRIVATE = re.compile(
-    r"torch(?:\.\w+)*\._[a-z]\w*|torch\._C|from torch\S* import (?:\w+, )*_|import torch\._"
+    r"torch(?:\.\w+)*\._[A-Za-z]\w*|torch\._C|from torch\S* import (?:\w+, )*_|import torch\._"
     r"|forward_ad\._|profiler\._|\._is_zerotensor|torch_\w+\._\w+|\._global_\w+|_wrapped_by_lr_sched"
     r"|_backward_cls"
 )

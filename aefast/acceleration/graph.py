@@ -13,7 +13,6 @@ from aefast.acceleration.recognition import (
     reads_parameter,
     stacks_of,
     torch_draws_of,
-    write_products_as_linear,
 )
 from aefast.acceleration.stack import Stack, stack_of
 from aefast.acceleration.topk import TopK, other_topk_of, topk_codes_of
@@ -70,12 +69,11 @@ class AcceleratedGraph:
 
     def _compiled(self, module: nn.Module, traced: Trace) -> Callable[..., object]:
         graph = traced.graph
-        write_products_as_linear(graph, module)
         for code in topk_codes_of(graph, module):
             self._replace(code.nodes[-1], TopK(code), code.input)
             for node in reversed(code.nodes):
                 graph.erase_node(node)
-        self.other_topk = other_topk_of(graph)
+        self.other_topk = other_topk_of(graph, module)
         for layers in stacks_of(graph, module):
             stack = stack_of(layers)
             if len(layers) == 1 and stack.largest_product < FEWEST_ALONE:

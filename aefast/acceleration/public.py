@@ -71,7 +71,7 @@ def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -
             unbind(module)
         raise
     done = report(model)
-    if not done.replaced and not any(isinstance(child, nn.Linear) for child in model.modules()):
+    if not done.replaced and not _has_linear_layers(model):
         restore(model)
         is_ours = any(isinstance(child, LinearAct) for child in model.modules())
         hint = "; the layers of aefast.nn run on the kernels as they are" if is_ours else ""
@@ -80,6 +80,14 @@ def accelerate(model: nn.Module, *, loss: Callable[..., Tensor] | None = None) -
             f"nn.Linear{hint}"
         )
     return done
+
+
+def _has_linear_layers(model: nn.Module) -> bool:
+    """Whether an accelerated model holds a linear layer: a module, or a product that was found."""
+    if any(isinstance(child, nn.Linear) for child in model.modules()):
+        return True
+    records = [child.__dict__[KEY] for child in accelerated_in(model)]
+    return any(state.single_layers for record in records for state in record.states)
 
 
 def restore(model: nn.Module) -> nn.Module:

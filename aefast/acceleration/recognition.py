@@ -187,7 +187,7 @@ def write_products_as_linear(graph: fx.Graph, module: nn.Module) -> None:
     the linear layers that they are."""
     writes = Writes(graph, module)
     for node in list(graph.nodes):
-        if node.target not in PRODUCTS or len(node.args) != 2 or node.kwargs:
+        if not is_call(node, *PRODUCTS) or len(node.args) != 2 or node.kwargs:
             continue
         x, matrix = node.args
         read, is_transposed = _untransposed(matrix)
@@ -196,33 +196,40 @@ def write_products_as_linear(graph: fx.Graph, module: nn.Module) -> None:
             continue
         x, read = _node(x), _node(read)
         outputs = weight.tensor.shape[:1] if is_transposed else weight.tensor.shape[1:]
-        last, bias = _with_bias(node, outputs, module)
+        last, bias = _with_bias(node, outputs, weight.tensor.dtype, module)
         if writes.are_among([node, last]):
             last, bias = node, None
         with graph.inserting_before(last):
             transposed = read if is_transposed else graph.call_method("t", (read,))
             linear = graph.call_function(F.linear, (x, transposed, bias))
         last.replace_all_uses_with(linear)
-        for old in {last: None, node: None}:
+        for old in dict.fromkeys((last, node)):
             graph.erase_node(old)
         if is_transposed and not _node(matrix).users:  # a node without readers is taken for a write
             graph.erase_node(_node(matrix))
 
 
 def _with_bias(
-    product: fx.Node, outputs: torch.Size, module: nn.Module
+    product: fx.Node, outputs: torch.Size, dtype: torch.dtype, module: nn.Module
 ) -> tuple[fx.Node, fx.Node | None]:
     """The node that alone reads a product and adds a bias, and the bias; the product itself and
     None where there is none."""
     (after,) = product.users if len(product.users) == 1 else (product,)
-    if after.target not in SUMS or len(after.args) != 2 or after.kwargs:
+    if not is_call(after, *SUMS) or len(after.args) != 2 or after.kwargs:
         return product, None
     others = [argument for argument in after.args if argument is not product]
     bias = others[0] if len(others) == 1 else None
     slot = _parameter(bias, module)
-    if not isinstance(bias, fx.Node) or slot is None or slot.tensor.shape != outputs:
+    if not isinstance(bias, fx.Node) or slot is None:
         return product, None
-    return after, bias
+    is_bias = slot.tensor.shape == outputs and slot.tensor.dtype == dtype
+    return (after, bias) if is_bias else (product, None)
+
+
+def is_call(node: fx.Node, *targets: object) -> bool:
+    """Whether a node calls one of these functions, or a tensor's method of one of these names. A
+    module of the model may have such a name, too."""
+    return node.op in ("call_function", "call_method") and node.target in targets
 
 
 def linear_of(node: fx.Node, module: nn.Module) -> tuple[fx.Node, Slot, Slot | None, bool] | None:

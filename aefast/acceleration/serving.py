@@ -25,7 +25,7 @@ from aefast.messages import PACKAGE, level_outside
 from aefast.nn.plain import global_hooks, own_hooks
 from aefast.ops.shared.dispatch import is_in_function_mode
 from aefast.ops.shared.precision import product_level
-from aefast.torch_private import count_dispatch_modes
+from aefast.torch_private import count_dispatch_modes, is_autocast_enabled_anywhere
 
 # A forward is traced again after the model changed: its mode, a level of noise, a submodule. After
 # so many traces the model is taken to change at every call, and its own code runs.
@@ -46,6 +46,8 @@ LAYERS = (Stack, TopK)
 EXPECTED = {DENSE, FEW_ROWS, MORE_ARGUMENTS, NO_ROWS, NOT_PAYING, TOO_FEW, TOO_SMALL}
 NOT_PLAIN = "an argument is no plain tensor"
 WATCHED = "hooks of all modules, or a function mode, see the call"
+# Which operations autocast casts depends on how a layer is written.
+AUTOCAST = "autocast is at work"
 TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 # The methods of torch's by which DataParallel and torch.jit.script copy a module.
 REPLICATE, SCRIPT = "_replicate_for_data_parallel", "__prepare_scriptable__"
@@ -283,6 +285,8 @@ def _forward_like(original: Callable[..., object]) -> Callable[..., object]:
             arguments, keywords = record.as_positional(arguments, keywords)
         if global_hooks() or is_in_function_mode():
             return record.refuse(arguments, keywords, WATCHED)
+        if is_autocast_enabled_anywhere():
+            return record.refuse(arguments, keywords, AUTOCAST)
         if keywords or record.is_given_more(arguments):
             return record.refuse(arguments, keywords, MORE_ARGUMENTS)
         if all(map(is_plain_tensor, arguments)):

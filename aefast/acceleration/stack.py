@@ -16,7 +16,6 @@ from aefast.ops.shared.autograd import Context, KernelFunction, aliases_of, conn
 from aefast.ops.shared.product_routes import outpaces_vendor
 from aefast.step import kernels
 from aefast.step.plan import PlannedLayer
-from aefast.torch_private import is_autocast_enabled_anywhere
 
 if TYPE_CHECKING:
     from aefast import _C
@@ -173,8 +172,8 @@ def refusal_of(x: Tensor, parameters: list[Tensor], shapes: list[torch.Size]) ->
         return "the call is traced or transformed"
     if x.dtype != torch.float32 or not x.is_cpu:
         return f"it takes float32 on a CPU, not {checks.dtype_name(x)} on {x.device.type}"
-    if is_autocast_enabled_anywhere() or dispatch.is_in_functorch():
-        return "autocast or a torch.func transform is at work"
+    if dispatch.is_in_functorch():
+        return "a torch.func transform is at work"
     for parameter, shape in zip(parameters, shapes, strict=True):
         if parameter.dtype != torch.float32 or not parameter.is_cpu:
             return "a parameter is not float32 on the CPU"

@@ -6,7 +6,6 @@ linear layer alone reads the code, no array of all latents is made.
 """
 
 import operator
-from collections.abc import Callable
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from aefast.acceleration.call_counter import CallCounter
-from aefast.acceleration.recognition import activation_of, linear_of
+from aefast.acceleration.recognition import activation_of, is_call, linear_of
 from aefast.acceleration.stack import NO_ROWS, Slot, refusal_of
 from aefast.acceleration.writes import Writes
 from aefast.functional import sparse_decode, topk_encode
@@ -29,6 +28,7 @@ FEW_ROWS = "so few rows torch selects as fast"
 DENSE = "so many of the latents are kept that torch computes as fast"
 OTHER = "not the k largest of a linear layer, scattered into its zeros, read by nothing else"
 THRESHOLD = "a threshold keeps all latents that are equal to the k-th; the kernels keep k of them"
+TRANSPOSED = "the encoder's weight is [inputs, latents]; the kernels read [latents, inputs]"
 COMPARISONS = {
     *(operator.ge, operator.gt, operator.le, operator.lt, torch.ge, torch.gt, torch.le, torch.lt),
     *("ge", "gt", "le", "lt"),
@@ -148,24 +148,44 @@ def topk_codes_of(graph: fx.Graph, module: nn.Module) -> list[RecognizedCode]:
     return [code for code in codes if code is not None and not writes.are_among(code.nodes)]
 
 
-def other_topk_of(graph: fx.Graph) -> list[str]:
+def other_topk_of(graph: fx.Graph, module: nn.Module) -> list[str]:
     """For each call of ``topk`` in a graph, why the kernels do not compute it."""
-    return [THRESHOLD if _is_threshold(node) else OTHER for node in graph.nodes if _is_topk(node)]
+    return [_reason(node, module) for node in graph.nodes if _is_topk(node)]
+
+
+def _reason(topk: fx.Node, module: nn.Module) -> str:
+    if _is_threshold(topk):
+        return THRESHOLD
+    latents = _arguments(topk, "input").get("input")
+    encoder = _encoder(latents, module) if isinstance(latents, fx.Node) else None
+    return TRANSPOSED if encoder is not None and encoder[1][3] else OTHER
+
+
+def _encoder(
+    latents: fx.Node, module: nn.Module
+) -> tuple[list[fx.Node], tuple[fx.Node, Slot, Slot | None, bool]] | None:
+    """The nodes up to the latents, a linear layer and a ReLU or none; and what the layer is made
+    of. None where they are no layer's."""
+    nodes = [latents]
+    if activation_of(latents, module) == "relu":
+        nodes.insert(0, _arguments(latents, "input")["input"])
+    linear = linear_of(nodes[0], module)
+    return None if linear is None else (nodes, linear)
 
 
 def _is_threshold(topk: fx.Node) -> bool:
     """Whether what is read of the values goes into a comparison."""
     nodes = [topk]
     for node in nodes:
-        if node.target in COMPARISONS:
+        if is_call(node, *COMPARISONS):
             return True
-        if node is topk or node.target in (operator.getitem, getattr, *SHAPING):
+        if node is topk or is_call(node, operator.getitem, getattr, *SHAPING):
             nodes += node.users
     return False
 
 
 def _is_topk(node: fx.Node) -> bool:
-    return _is(node, torch.topk, "topk")
+    return is_call(node, torch.topk, "topk")
 
 
 def _read_results_of_scatter(graph: fx.Graph) -> None:
@@ -178,11 +198,6 @@ def _read_results_of_scatter(graph: fx.Graph) -> None:
             node.args[0].replace_all_uses_with(node, lambda user: user not in before)
 
 
-def _is(node: fx.Node, function: Callable[..., object] | None, *methods: str) -> bool:
-    is_function = node.op == "call_function" and node.target is function
-    return is_function or (node.op == "call_method" and node.target in methods)
-
-
 def _code(topk: fx.Node, module: nn.Module) -> RecognizedCode | None:
     """The code that a call of ``topk`` selects; None where it is not written as expected."""
     selected = _arguments(topk, "input", "k", "dim", "largest", "sorted")
@@ -191,13 +206,13 @@ def _code(topk: fx.Node, module: nn.Module) -> RecognizedCode | None:
         return None
     if selected.get("largest", True) is not True:
         return None
-    layer, relus = latents, []
-    if activation_of(latents, module) == "relu":
-        layer, relus = _arguments(latents, "input")["input"], [latents]
-    encoder = linear_of(layer, module)
-    if encoder is None or encoder[3] or not 1 <= k <= encoder[1].tensor.shape[0]:
+    found_encoder = _encoder(latents, module)
+    if found_encoder is None:
         return None
-    found = _up_to_scatter(topk, latents, module) or _up_to_mask(topk, latents)
+    (layer, *relus), encoder = found_encoder
+    if encoder[3] or not 1 <= k <= encoder[1].tensor.shape[0]:
+        return None
+    found = _up_to_scatter(topk, latents, module) or _up_to_mask(topk, latents, dim)
     if found is None or (relus and set(layer.users) != {latents}):
         return None
     between, scatter_dim = found
@@ -241,19 +256,23 @@ def _up_to_scatter(topk: fx.Node, latents: fx.Node, module: nn.Module) -> Betwee
     return ([topk, *selected, indices, *zeros], dim) if are_alone else None
 
 
-def _up_to_mask(topk: fx.Node, latents: fx.Node) -> Between | None:
+def _up_to_mask(topk: fx.Node, latents: fx.Node, selected_dim: int) -> Between | None:
     """The nodes from a call of ``topk`` to the product of the latents and a mask, ones scattered
-    into zeros at its indices. None where there is none, or where another node reads any of them."""
+    into zeros of their dtype at its indices. None where there is none, or where another node reads
+    any of them."""
     values, indices = _part(topk, 0, "values"), _part(topk, 1, "indices")
     unread = [] if values is None else [values]
     scattered = None if indices is None else _scattered(indices, 1, latents)
     if scattered is None or indices is None or set(topk.users) != {indices, *unread}:
         return None
     zeros, dim = scattered
+    has_default_dtype = is_call(zeros[-2], torch.zeros) and "dtype" not in zeros[-2].kwargs
+    if has_default_dtype or dim != selected_dim:
+        return None
     product = next(iter(zeros[-1].users), None)
     if product is None or len(zeros[-1].users) != 1 or any(node.users for node in unread):
         return None
-    is_product = _is(product, operator.mul, "mul") or _is(product, torch.mul)
+    is_product = is_call(product, operator.mul, torch.mul, "mul")
     are_alone = set(latents.users) == {topk, product, *_readers(latents, zeros)}
     if not is_product or {*product.args} != {latents, zeros[-1]} or not are_alone:
         return None
@@ -268,7 +287,7 @@ def _scattered(indices: fx.Node, source: fx.Node | int, latents: fx.Node) -> Bet
     name = "value" if "value" in scatter.kwargs else "src"
     written = _arguments(scatter, "input", "dim", "index", name)
     zeros, dim = written.pop("input", None), written.pop("dim", None)
-    if not _is(scatter, torch.scatter, "scatter", "scatter_") or not isinstance(zeros, fx.Node):
+    if not is_call(scatter, torch.scatter, "scatter", "scatter_") or not isinstance(zeros, fx.Node):
         return None
     made = _zeros_like(zeros, latents)
     if not made or len(zeros.users) != 1 or dim not in (-1, 1):
@@ -277,13 +296,13 @@ def _scattered(indices: fx.Node, source: fx.Node | int, latents: fx.Node) -> Bet
 
 
 def _zeros_like(zeros: fx.Node, latents: fx.Node) -> list[fx.Node]:
-    """The nodes that make zeros of the latents' shape, dtype and device; empty where it is another
-    tensor."""
-    if _is(zeros, torch.zeros_like):
+    """The nodes that make zeros of the latents' shape and device, and of their dtype or the
+    default one; empty where it is another tensor."""
+    if is_call(zeros, torch.zeros_like):
         return [zeros] if zeros.args == (latents,) and not zeros.kwargs else []
-    if _is(zeros, torch.zeros) and zeros.kwargs.keys() in ({"device"}, {"dtype", "device"}):
+    if is_call(zeros, torch.zeros) and zeros.kwargs.keys() in ({"device"}, {"dtype", "device"}):
         sizes, options = zeros.args, zeros.kwargs
-    elif _is(zeros, None, "new_zeros") and zeros.args[0] is latents:
+    elif is_call(zeros, "new_zeros") and zeros.args[0] is latents:
         sizes, options = zeros.args[1:], zeros.kwargs
     else:
         return []
@@ -300,9 +319,9 @@ def _reads(node: fx.Node, latents: fx.Node, name: str) -> bool:
     """Whether a node reads this attribute of the latents, for a single other node."""
     if len(node.users) != 1:
         return False
-    if name == "shape" and _is(node, None, "size"):
+    if name == "shape" and is_call(node, "size"):
         return node.args == (latents,) and not node.kwargs
-    return _is(node, getattr) and node.args == (latents, name)
+    return is_call(node, getattr) and node.args == (latents, name)
 
 
 def _readers(latents: fx.Node, nodes: list[fx.Node]) -> list[fx.Node]:

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from aefast import torch_private
 from aefast.acceleration.locks import free_after_fork
 from aefast.acceleration.purity import ImpureError, Read, reads_of, settings_of
+from aefast.acceleration.recognition import write_products_as_linear
 from aefast.acceleration.writes import AUGMENTED
 from aefast.nn.plain import own_hooks
 from aefast.thread_local_generator import ThreadLocalGenerator
@@ -93,6 +94,7 @@ def trace(module: nn.Module) -> Trace | str:
     except Exception as problem:  # user code, run on placeholders, may raise anything
         line = (str(problem).strip() or type(problem).__name__).splitlines()[0].split(". ")[0]
         return f"{type(module).__name__}: torch.fx cannot trace its forward ({line})"
+    write_products_as_linear(graph, module)
     return Trace(graph, required, Guard(module, reads))
 
 

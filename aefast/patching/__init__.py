@@ -190,7 +190,8 @@ def _state(package: str, public_name: str) -> PatchStatus:
         return PatchStatus(False, f"{package} is not {'installed' if missing else 'patched'}")
     calls = Calls()
     for function in _installed[package]:
-        if function.replacement.public_name == public_name:
+        replacement = function.replacement
+        if public_name in (replacement.public_name, *replacement.callers):
             calls.served += function.calls.served
             calls.original.update(function.calls.original)
     return PatchStatus(

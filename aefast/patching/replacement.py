@@ -54,6 +54,7 @@ class Replacement:
             those that it does not support.
         relies_on: methods that the original calls. For a subclass that overrides one of them the
             original runs.
+        callers: the public names of what gets faster because it calls the function.
     """
 
     public_name: str
@@ -62,6 +63,7 @@ class Replacement:
     parameters: tuple[str, ...]
     serve: Callable[..., object]
     relies_on: tuple[str, ...] = ()
+    callers: tuple[str, ...] = ()
 
     def check(self, package: str) -> None:
         """Check that the function exists and has the parameters that are known.

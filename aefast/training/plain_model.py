@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from aefast.acceleration.objective import NAMED, objective_of
-from aefast.acceleration.recognition import RecognizedBlock, block_of, reads_parameter
+from aefast.acceleration.recognition import RecognizedBlock, block_of, is_call, reads_parameter
 from aefast.acceleration.tracing import KEY, Trace, own_forward, trace
 from aefast.acceleration.writes import is_write
 from aefast.nn.plain import has_hooks
@@ -138,7 +138,7 @@ def _is_input(node: fx.Node, module: nn.Module) -> bool:
         is_flatten = node.op == "call_module" and (
             type(module.get_submodule(str(node.target))) is nn.Flatten
         )
-        if not (is_flatten or node.target in RESHAPES):
+        if not (is_flatten or is_call(node, *RESHAPES)):
             return False
         (node,) = node.args[:1]  # type: ignore[assignment]
     return True

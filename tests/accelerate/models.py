@@ -122,3 +122,36 @@ def vae_loss(reconstruction: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> T
     bce = F.binary_cross_entropy(reconstruction, x.view(-1, 20), reduction="sum")
     kld = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
     return bce + kld
+
+
+class Products(nn.Module):
+    """Layers that are written as matrix products."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(20, 12)
+        self.offset = nn.Parameter(torch.randn(20))
+        self.second = nn.Parameter(torch.randn(20, 12))
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.hidden.weight, self.hidden.bias
+        if self.way == "tied":
+            code = torch.relu(x @ weight.t() + bias)
+            return torch.sigmoid(code @ weight + self.offset)
+        if self.way == "functions":
+            code = torch.tanh(torch.add(bias, torch.matmul(x, weight.T)))
+            return code.matmul(weight).add(self.offset)
+        if self.way == "two layers":
+            code = torch.relu(x @ weight.t() + bias)
+            return code @ self.second.t() + self.offset
+        if self.way == "a write between":
+            product = x @ weight.t()
+            x.mul_(2)
+            return torch.relu(product + bias) @ weight + x
+        if self.way == "read twice":
+            product = x @ weight.t()
+            return torch.relu(product + bias) @ weight + product.sum()
+        if self.way == "scaled":
+            return torch.relu(torch.add(x @ weight.t(), bias, alpha=3)) @ weight
+        return torch.relu(x @ weight.t() + bias[:1]) @ weight + self.hidden(x).sum()

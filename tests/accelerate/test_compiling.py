@@ -21,7 +21,10 @@ from aefast.nn import (
     Autoencoder,
     ContractiveAutoencoder,
     DenoisingAutoencoder,
+    GatedSparseAutoencoder,
+    JumpReLUSparseAutoencoder,
     SparseAutoencoder,
+    StochasticAutoencoder,
     TopKSparseAutoencoder,
     VariationalAutoencoder,
 )
@@ -238,6 +241,10 @@ class Smooth(nn.Module):
         (lambda: DenoisingAutoencoder(20, 12, code_dropout=0.3), "code_dropout"),
         (lambda: ContractiveAutoencoder(20, 12), "contraction"),
         (lambda: SparseAutoencoder(20, 12), "sparsity_weight"),
+        (lambda: StochasticAutoencoder(20, 12), "code_noise"),
+        (lambda: VariationalAutoencoder(20, 4), "kl_weight"),
+        (lambda: JumpReLUSparseAutoencoder(20, 40), "sparsity_weight"),
+        (lambda: GatedSparseAutoencoder(20, 40), "sparsity_weight"),
         (lambda: SparseAutoencoder(20, 12), "sparsity_target"),
         (lambda: TopKSparseAutoencoder(20, 40, 4, aux_k=4, dead_after=1), "aux_weight"),
         (Smooth, "noise"),
@@ -260,9 +267,9 @@ def test_annealing_a_penalty_compiles_nothing_anew(make: Callable[[], Any], name
         for loss in (call, model.loss):
             torch.manual_seed(1)
             model.zero_grad()
-            value = loss(x)
-            value.backward()
-            results.append([value.detach(), *(p.grad for p in model.parameters())])
+            result = loss(x)
+            result.backward()
+            results.append([result.detach(), *(p.grad for p in model.parameters())])
         torch.testing.assert_close(*results)
     assert len(compilations) <= 2
 

@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import aefast
-from tests.accelerate.models import VAE, Denoising, EncoderDecoder, Noisy, Tied, sequential
+from tests.accelerate.models import (
+    VAE,
+    Denoising,
+    EncoderDecoder,
+    Noisy,
+    Products,
+    Tied,
+    sequential,
+)
 
 WAYS = ("example", "in place", "square root", "half", "rsample")
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -394,39 +402,6 @@ def test_as_many_parts_as_names(rows: int, message: str | None) -> None:
     assert aefast.report(model).replaced
 
 
-class Products(nn.Module):
-    """Layers that are written as matrix products."""
-
-    def __init__(self, way: str) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(20, 12)
-        self.offset = nn.Parameter(torch.randn(20))
-        self.second = nn.Parameter(torch.randn(20, 12))
-        self.way = way
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.hidden.weight, self.hidden.bias
-        if self.way == "tied":
-            code = torch.relu(x @ weight.t() + bias)
-            return torch.sigmoid(code @ weight + self.offset)
-        if self.way == "functions":
-            code = torch.tanh(torch.add(bias, torch.matmul(x, weight.T)))
-            return code.matmul(weight).add(self.offset)
-        if self.way == "two layers":
-            code = torch.relu(x @ weight.t() + bias)
-            return code @ self.second.t() + self.offset
-        if self.way == "a write between":
-            product = x @ weight.t()
-            x.mul_(2)
-            return torch.relu(product + bias) @ weight + x
-        if self.way == "read twice":
-            product = x @ weight.t()
-            return torch.relu(product + bias) @ weight + product.sum()
-        if self.way == "scaled":
-            return torch.relu(torch.add(x @ weight.t(), bias, alpha=3)) @ weight
-        return torch.relu(x @ weight.t() + bias[:1]) @ weight + self.hidden(x).sum()
-
-
 @pytest.mark.parametrize(
     ("way", "replaced"),
     [
@@ -459,3 +434,52 @@ def test_matrix_products_are_layers(way: str, replaced: list[str] | None) -> Non
         torch.testing.assert_close(*outputs)
     for actual, expected in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(actual.grad, expected.grad, rtol=2e-5, atol=2e-5)
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return x + 2 * other
+
+
+class NamedAsAnOperation(nn.Module):
+    """A module in it has a method's name, and a hook, so that its call is a node of the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add = Twice()
+        self.add.register_forward_hook(lambda *_: None)
+        self.weight = nn.Parameter(torch.randn(20, 20))
+        self.bias = nn.Parameter(torch.randn(20))
+        self.last = nn.Sequential(nn.Linear(20, 12), nn.Tanh(), nn.Linear(12, 20))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.add(x @ self.weight.t(), self.bias))
+
+
+def test_a_module_with_an_operations_name_is_called() -> None:
+    model = NamedAsAnOperation()
+    twin = copy.deepcopy(model)
+    assert aefast.accelerate(model).replaced
+    x = torch.rand(7, 20)
+    torch.testing.assert_close(model(x), twin(x))
+
+
+def test_a_single_product_is_a_linear_layer() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(12, 20))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight.t()
+
+    (row,) = aefast.accelerate(Single()).rows
+    assert (row.operation, row.reason) == ("1 x Linear alone", "torch's own is as fast")
+
+
+def test_fit_takes_the_steps_of_layers_that_are_products() -> None:
+    model = Products("tied")
+    optimizer = torch.optim.SGD([*model.hidden.parameters(), model.offset], 0.1)
+    aefast.accelerate(model)
+    history = aefast.fit(model, torch.rand(30, 20), optimizer, loss="mse")
+    assert history.engine == "step", history.reason

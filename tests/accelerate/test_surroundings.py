@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import aefast
-from tests.accelerate.models import VAE, Denoising, EncoderDecoder, sequential
+from tests.accelerate.models import VAE, Denoising, EncoderDecoder, Products, sequential
 
 
 def same(model: nn.Module, twin: nn.Module, x: Tensor, **tolerance: float) -> None:
@@ -185,8 +185,11 @@ def test_other_dtypes(dtype: torch.dtype, before: bool) -> None:
     assert sum(row.served for row in aefast.report(model).rows) > 0
 
 
-def test_autocast() -> None:
-    model = EncoderDecoder()
+@pytest.mark.parametrize(
+    "make", [EncoderDecoder, lambda: Products("tied"), lambda: Products("functions")]
+)
+def test_autocast(make: Callable[[], nn.Module]) -> None:
+    model = make()
     twin = copy.deepcopy(model)
     aefast.accelerate(model)
     with torch.autocast("cpu", torch.bfloat16):

@@ -237,9 +237,19 @@ def into_zeros_of_others(latents: Tensor, k: int) -> Tensor:
     return latents.new_zeros((2 * latents).shape).scatter_(-1, indices, values)
 
 
+def by_a_mask_of_the_default_dtype(latents: Tensor, k: int) -> Tensor:
+    zeros = torch.zeros(latents.shape, device=latents.device)
+    return latents * zeros.scatter_(-1, latents.topk(k).indices, 1.0)
+
+
+def by_a_mask_of_mixed_dimensions(latents: Tensor, k: int) -> Tensor:
+    return latents * torch.zeros_like(latents).scatter_(1, latents.topk(k).indices, 1.0)
+
+
 @pytest.mark.parametrize(
     "select",
     [
+        *(by_a_mask_of_the_default_dtype, by_a_mask_of_mixed_dimensions),
         *(smallest, into_ones, with_values_twice, of_tanh),
         *(read_before_the_statement, viewed_before_the_statement),
         *(by_a_threshold, by_a_mask_that_is_read, by_a_mask_of_twos, by_a_mask_of_others),
@@ -254,6 +264,26 @@ def test_other_selections_are_left_alone(select: Callable[[Tensor, int], Tensor]
     assert not any("top" in row.operation for row in report.replaced)
     reasons = [row.reason for row in report.rows if row.operation == "1 x topk"]
     assert reasons == [topk.THRESHOLD if select is by_a_threshold else topk.OTHER]
+    assert_same(model, twin, torch.randn(9, 20))
+
+
+class Transposed(nn.Module):
+    """The encoder's weight as SAELens has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(20, 32))
+        self.bias = nn.Parameter(torch.randn(32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return scattered(torch.relu(x @ self.weight + self.bias), 4)
+
+
+def test_a_transposed_encoder_is_named() -> None:
+    model = Transposed()
+    twin = copy.deepcopy(model)
+    report = aefast.accelerate(model)
+    assert topk.TRANSPOSED in [row.reason for row in report.rows]
     assert_same(model, twin, torch.randn(9, 20))
 
 

@@ -305,6 +305,7 @@ def test_a_dictionary_is_learned_along_the_same_path(fit_algorithm):
         )
         assert np.array_equal(coder.transform(data), codes)
         check_calls("decomposition.sparse_encode")
+        check_calls("decomposition.MiniBatchDictionaryLearning")
     np.testing.assert_allclose(codes, expected.transform(data), atol=1e-8)
 
 

@@ -123,7 +123,7 @@ def check_corruption(x: Tensor, corruption: str | None, level: float) -> float:
 
 def check_contraction(contraction: float, reduction: str) -> float:
     contraction = checks.check_number(contraction, "contraction", 0)
-    if contraction != 0 and reduction == "none":
+    if contraction > 0 and reduction == "none":
         raise ValueError(
             f"contraction is {contraction} and reduction 'none'; reduction takes 'mean' or 'sum', "
             "for the penalty is a row's, not an element's"

@@ -17,7 +17,8 @@ PUBLIC_NAMES = {
         "DictionaryLearning and MiniBatchDictionaryLearning too"
     ),
     "sklearn.decomposition.MiniBatchDictionaryLearning": (
-        "fit and transform, in their sparse codes, which are counted as sparse_encode's"
+        "the sparse codes of fit and transform, by 'lasso_lars' and 'lasso_cd'; its calls are "
+        "those of sparse_encode"
     ),
 }
 

@@ -52,6 +52,7 @@ def replacement() -> Replacement:
             *("copy_cov", "init", "max_iter", "verbose", "positive"),
         ),
         Encoder(original),
+        callers=("sklearn.decomposition.MiniBatchDictionaryLearning",),
     )
 
 
