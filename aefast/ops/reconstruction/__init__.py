@@ -138,7 +138,7 @@ def reconstruction_loss(
         corruption_level,
         resolved_seed,
         row_offset,
-        contraction * x.shape[-1] if reduction == "mean" else contraction,
+        contraction,
         dispatch.autocast_dtype(x.device),
     )
     return run(inputs, settings, reduction, traced)

@@ -47,7 +47,14 @@ TRACED = {"cpu": FUSED["cpp"], "cuda": FUSED["triton"]}
 
 
 def run(inputs: LossInputs, settings: LossSettings, reduction: str, traced: bool) -> Tensor:
-    """The loss by the registered op, a backend's kernel or the definition; differentiable."""
+    """The loss by the registered op, a backend's kernel or the definition; differentiable.
+
+    ``settings.contraction`` is as the user gave it: for a mean over elements, that of the sum of
+    all is D times as much.
+    """
+    width = inputs.x.shape[-1] if reduction == "mean" else 1
+    given = settings.corruption_level, settings.contraction
+    settings = settings._replace(contraction=settings.contraction * width)
     if not _is_fused(inputs, settings, reduction, traced):
         return eager.reconstruction_loss(inputs, settings, reduction, linear_act, corrupt_with)
     parameter = inputs.encoder_weight
@@ -61,9 +68,10 @@ def run(inputs: LossInputs, settings: LossSettings, reduction: str, traced: bool
         seed_tensor = random.seed_tensor(settings.seed, inputs.x.device)
         flags = list(needs_grad)
         level, contraction = settings.corruption_level, settings.contraction
-        numbers = dispatch.numbers_in_graph(inputs.x.device, level, contraction)
+        numbers = dispatch.numbers_in_graph(inputs.x.device, *given)
         if numbers is not None:
             level = contraction = 0.0
+            numbers = numbers * numbers.new_tensor([1, width])
         return torch.ops.aefast.reconstruction_loss(
             *inputs, *settings[:4], level, seed_tensor, settings.row_offset, contraction, reduction,
             flags, numbers,
