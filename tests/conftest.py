@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -104,6 +105,27 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def threads_started(monkeypatch):
+    """Counts the threads that a call starts where the kernels have two, and torch one. It is made
+    in a thread of its own: OpenMP starts others for each thread that calls."""
+    tasks = Path("/proc/self/task")
+    if not tasks.exists():
+        pytest.skip("threads are listed on Linux")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def started_by(call):
+        before = set(os.listdir(tasks))
+        call()
+        return len(set(os.listdir(tasks)) - before)
+
+    def count(call):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(started_by, call).result()
+
+    return count
 
 
 @pytest.fixture

@@ -56,10 +56,11 @@ void Crew::run(int threads, int64_t tasks, Task task, const void* body,
     current_crew = this;
 }
 
+// A part that has no task left is read, and not written: its cache line stays where it is.
 void Crew::take_tasks(int number) {
     for (int i = 0; i < threads_; ++i) {
         Part& part = parts_[(number + i) % threads_];
-        while (!interruption_->has_come()) {
+        while (part.next.load(std::memory_order_relaxed) < part.end && !interruption_->has_come()) {
             const int64_t task = part.next++;
             if (task >= part.end) break;
             task_(body_, task);

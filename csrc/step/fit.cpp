@@ -18,20 +18,30 @@ namespace {
 
 thread_local Scratch batch_scratch, target_scratch, gradient_scratch;
 
-// Fewer numbers than this are copied before a second thread would start.
+// The numbers that a task copies: few, so that threads that are awake share a small minibatch.
 constexpr int64_t kElementsPerTask = 1 << 12;
 
-// Rows lie anywhere in memory: each is asked for while the ones before it are copied.
-void prefetch_row(const DataRows& data, int64_t index) {
-    const int64_t size = data.are_bytes ? sizeof(uint8_t) : sizeof(float);
-    const char* row = static_cast<const char*>(data.rows) + index * data.row_stride * size;
-    for (int64_t byte = 0; byte < data.columns * size; byte += 64) __builtin_prefetch(row + byte);
+// Rows lie anywhere in memory: some are asked for while the ones before them are copied, as many as
+// take half of a first-level cache. Of a longer row that much is: a processor goes on by itself.
+constexpr int64_t kMostRowsAhead = 8, kBytesAhead = 1 << 14;
+
+int64_t element_size(const DataRows& data) {
+    return data.are_bytes ? sizeof(uint8_t) : sizeof(float);
 }
 
-void gather_rows(const DataRows& data, const int64_t* indices, int64_t count, float* batch) {
-    constexpr int64_t kRowsAhead = 8;
+void prefetch_row(const DataRows& data, int64_t index) {
+    const int64_t size = element_size(data), bytes = std::min(data.columns * size, kBytesAhead);
+    const char* row = static_cast<const char*>(data.rows) + index * data.row_stride * size;
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte);
+}
+
+// Of the minibatch's rows, so many are left from the first of these `count` on.
+void gather_rows(const DataRows& data, const int64_t* indices, int64_t count, int64_t left,
+                 float* batch) {
+    const int64_t row_bytes = data.columns * element_size(data);
+    const int64_t ahead = std::clamp<int64_t>(kBytesAhead / row_bytes, 1, kMostRowsAhead);
     for (int64_t row = 0; row < count; ++row, batch += data.columns) {
-        if (row + kRowsAhead < count) prefetch_row(data, indices[row + kRowsAhead]);
+        if (row + ahead < left) prefetch_row(data, indices[row + ahead]);
         const int64_t offset = indices[row] * data.row_stride;
         if (data.are_bytes) {
             const auto* source = static_cast<const uint8_t*>(data.rows) + offset;
@@ -50,7 +60,7 @@ void gather(const DataRows& data, const int64_t* indices, int64_t count, float* 
     const int64_t rows = std::max<int64_t>(1, kElementsPerTask / data.columns);
     parallel_for(threads, (count + rows - 1) / rows, [&](int64_t task) {
         const int64_t first = task * rows;
-        gather_rows(data, indices + first, std::min(rows, count - first),
+        gather_rows(data, indices + first, std::min(rows, count - first), count - first,
                     batch + first * data.columns);
     });
 }
@@ -107,7 +117,7 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
         for_whole_steps.emplace();
         a.losses[steps_taken] = loss;
         if (!std::isfinite(loss)) return {steps_taken, false};
-        for (int64_t i = 0; i < a.trained; ++i) update(a.updates[i], a.threads);
+        for (int64_t i = 0; i < a.trained; ++i) update(a.updates[i], threads);
         ++steps_taken;
         ++step_of_epoch;
         position += size;

@@ -12,7 +12,10 @@ namespace {
 // The elements of a task are a sixteenth of a parameter's, within these bounds.
 constexpr int64_t kFewestElements = 1 << 11, kMostElements = 1 << 18;
 
-// Adam's factors as torch rounds them: from float64, once a step.
+// A parameter of fewer elements is updated before a second thread has woken; a crew's are awake.
+constexpr int64_t kFewestOfTeam = 1 << 17;
+
+// Adam's factors, rounded from float64 once a step; torch divides by what second_factor multiplies.
 struct AdamFactors {
     float add_first, keep_second, add_second;
     float step_size, second_factor, epsilon;
@@ -173,6 +176,7 @@ void update(ParameterUpdate& u, int threads) {
     const int64_t per_task = std::max<int64_t>(1, elements / whole) * whole;
     const int64_t tasks = (u.size + per_task - 1) / per_task;
     const AdamFactors factors(u);
+    if (!current_crew && u.size < kFewestOfTeam) threads = 1;
     parallel_for(threads_for(u.size, threads), tasks, [&](int64_t task) {
         const int64_t begin = task * per_task;
         const int64_t end = std::min(begin + per_task, u.size);

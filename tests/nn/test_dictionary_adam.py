@@ -476,3 +476,12 @@ def test_fit_takes_it():
     chain = torch.nn.Sequential(torch.nn.Linear(D, 8), torch.nn.Linear(8, D))
     history = aefast.fit(chain, data, DictionaryAdam(chain.parameters()), epochs=2, batch_size=16)
     assert history.engine == engine
+
+
+@pytest.mark.parametrize(("rows", "started"), [(1024, 0), (2048, 1)])
+def test_an_update_of_few_elements_starts_no_thread(rows, started, threads_started):
+    parameter = torch.nn.Parameter(torch.rand(rows, 64))
+    optimizer = DictionaryAdam([parameter])
+    parameter.grad = torch.rand(rows, 64)
+    with use_backend("cpp"):
+        assert threads_started(optimizer.step) == started

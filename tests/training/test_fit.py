@@ -197,6 +197,14 @@ def test_the_bits_do_not_depend_on_threads_nor_on_how_long_a_call_takes(name, th
 
 
 @needs_cpp
+@pytest.mark.parametrize(("batch_size", "started"), [(16, 0), (32, 1)])
+def test_short_steps_start_no_thread(batch_size, started, threads_started):
+    """Not for an update of 784 x 64 parameters either."""
+    options = {"rows": torch.rand(64, 784), "model": nn.Autoencoder(784, 64)}
+    assert threads_started(lambda: trained("plain", batch_size=batch_size, **options)) == started
+
+
+@needs_cpp
 @pytest.mark.parametrize(
     "make",
     [

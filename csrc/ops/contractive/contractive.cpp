@@ -14,7 +14,7 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// With fewer elements one thread is done before a second one has started.
+// Elements a task.
 constexpr int64_t kElementsPerTask = 32768;
 
 // Copies of a chunk this long stay in the first-level cache.

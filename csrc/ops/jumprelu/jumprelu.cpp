@@ -14,9 +14,6 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// Fewer elements are done by one thread before a second one has woken.
-constexpr int64_t kFewElements = 1 << 14;
-
 // float32 copies of a chunk this long, and its sums in float64, stay in the first-level cache.
 constexpr int64_t kChunk = 512;
 
@@ -136,7 +133,7 @@ void backward_chunk(const JumpReLUBackwardArguments& a, int64_t row, int64_t col
 template <class Element>
 void jumprelu_backward_as(const JumpReLUBackwardArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
-    const int threads = a.rows * a.columns <= kFewElements ? 1 : a.threads;
+    const int threads = threads_for(a.rows * a.columns, a.threads);
     const RowsView thresholds{a.threshold, 0, 1};
     parallel_for(threads, blocks, [&](int64_t block) {
         alignas(64) float buffer[kChunk];

@@ -13,7 +13,7 @@
 namespace aefast::AEFAST_ISA {
 namespace {
 
-// Fewer elements than this are done before a second thread has woken.
+// Elements a task.
 constexpr int64_t kElementsPerTask = 32768;
 
 // float32 copies of a chunk this long stay in the first-level cache.

@@ -228,17 +228,16 @@ void draw_inputs(const DrawInputsArguments& a) {
 
 double measure_phase(const PhaseArguments& a) {
     const int64_t blocks = row_blocks(a.rows);
-    parallel_for(a.rows * a.columns <= kElementsPerTask ? 1 : a.threads, blocks,
-                 [&](int64_t block) {
-                     double* sums = a.partial_sums + block * a.columns;
-                     std::fill_n(sums, a.columns, 0.0);
-                     Sum positive;
-                     LogarithmSum rest;
-                     const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
-                     for (int64_t row = block * kRowsPerPartialSum; row < last; ++row)
-                         measure_row(a, row, sums, positive, rest);
-                     a.energies[block] = positive.total() + rest.total();
-                 });
+    parallel_for(threads_for(a.rows * a.columns, a.threads), blocks, [&](int64_t block) {
+        double* sums = a.partial_sums + block * a.columns;
+        std::fill_n(sums, a.columns, 0.0);
+        Sum positive;
+        LogarithmSum rest;
+        const int64_t last = std::min((block + 1) * kRowsPerPartialSum, a.rows);
+        for (int64_t row = block * kRowsPerPartialSum; row < last; ++row)
+            measure_row(a, row, sums, positive, rest);
+        a.energies[block] = positive.total() + rest.total();
+    });
     add_partial_sums(a.partial_sums, blocks, a.columns, a.sums);
     double total = 0;
     for (int64_t block = 0; block < blocks; ++block) total += a.energies[block];
