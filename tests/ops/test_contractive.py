@@ -623,6 +623,29 @@ def test_tangents_are_the_leading_singular_vectors(device, widths, widest, monke
     assert (largest > 0).all()
 
 
+@pytest.mark.parametrize("widths", [(12, 9), (9, 12), (9, 20, 12)], ids=str)
+def test_a_gram_matrix_is_where_the_weights_are(widths):
+    x, *_ = inputs = encoder("cpu", widths, batch=2)
+    with torch.device("meta"):
+        actual = singular_vectors.leading_directions(x, layers_of(inputs), 1, 100)
+    assert all(map(torch.equal, actual, tangents(*inputs, activation="tanh")))
+
+
+def test_other_devices_take_the_iteration(monkeypatch):
+    """Some have no float64."""
+    taken = []
+
+    def iteration(layers, slopes, n, *_):
+        taken.append(n)
+        return slopes[0].new_zeros(4, n, 12), slopes[0].new_zeros(4, n)
+
+    monkeypatch.setattr(singular_vectors, "_by_iteration", iteration)
+    tangents(*encoder("meta", (12, 9), batch=4))
+    assert taken == [1]
+    tangents(*encoder("cpu", (12, 9), batch=4))
+    assert taken == [1]
+
+
 def test_small_values_are_as_exact_as_the_largest():
     """Singular values that fall by ten orders of magnitude."""
     exact = torch.logspace(0, -10, 8, dtype=torch.float64)

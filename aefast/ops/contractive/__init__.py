@@ -173,9 +173,9 @@ def tangents(
 
     These are the right singular vectors of the Jacobian with the largest singular values. In a
     contractive autoencoder they span the tangent plane of the data's manifold, and how fast the
-    values fall tells its dimension. Where the code or x has at most 128 columns, they are made of
-    the eigenvectors of the Jacobian's Gram matrix, in float64; else, and of float64, they are found
-    by subspace iteration, from products with the Jacobian that never write it.
+    values fall tells its dimension. On a CPU, where the code or x has at most 128 columns, they are
+    made of the eigenvectors of the Jacobian's Gram matrix, in float64; else, and of float64, they
+    are found by subspace iteration, from products with the Jacobian that never write it.
 
     Args:
         x: ``[..., D]``; float32, bfloat16, float16 or float64.
@@ -184,7 +184,7 @@ def tangents(
         activation: likewise.
         n: how many, in [1, min(D, H)].
         iterations: of subspace iteration at most so many; it ends before where the values stand
-            still.
+            still. Where eigenvectors of the Gram matrix serve, nothing is iterated.
 
     Returns:
         A named tuple of ``vectors [..., n, D]``, orthonormal, each one's largest component

@@ -1,9 +1,9 @@
 """The leading singular vectors of every sample's Jacobian J [H, D].
 
-Of a narrow code or x they are made of the eigenvectors of the Gram matrix J Jt or Jt J, in float64:
-an error e in it is one of at most sqrt(e) in a value, so that float64's rounding is 1e-8 of the
-largest value, less than float32's own. Else, and of a float64 J, they are found by subspace
-iteration, from products with J that never write it.
+Of a narrow code or x, on a CPU, they are made of the eigenvectors of the Gram matrix J Jt or Jt J,
+in float64: an error e in it is one of at most sqrt(e) in a value, so that float64's rounding is
+1e-8 of the largest value, less than float32's own. Else, and of a float64 J, they are found by
+subspace iteration, from products with J that never write it.
 """
 
 from collections.abc import Sequence
@@ -57,14 +57,15 @@ def leading_directions(
     _, slopes = eager.encode(x, layers, linear_act)
     from_code = layers[-1].weight.shape[0] <= x.shape[1]
     width = layers[-1].weight.shape[0] if from_code else x.shape[1]
-    if x.dtype == torch.float32 and width <= WIDEST_GRAM:
-        vectors, values = by_gram_matrix(layers, slopes, n, from_code)
+    is_float32_on_cpu = x.dtype == torch.float32 and x.device.type == "cpu"
+    if is_float32_on_cpu and width <= WIDEST_GRAM:
+        vectors, values = _by_gram_matrix(layers, slopes, n, from_code)
     else:
-        vectors, values = by_iteration(layers, slopes, n, from_code, iterations)
+        vectors, values = _by_iteration(layers, slopes, n, from_code, iterations)
     return turned(vectors).to(dtype), values.to(dtype)
 
 
-def by_gram_matrix(
+def _by_gram_matrix(
     layers: Sequence[EncoderLayer], slopes: list[Tensor], n: int, from_code: bool
 ) -> tuple[Tensor, Tensor]:
     """A panel of samples after the other."""
@@ -73,16 +74,16 @@ def by_gram_matrix(
     columns = max(max(layer.weight.shape) for layer in layers)
     samples = max(1, PANEL_BYTES // (8 * rows * columns))
     panels = zip(*(slope.double().split(samples) for slope in slopes), strict=True)
-    found = [directions_of_panel(layers, list(panel), n, from_code) for panel in panels]
+    found = [_directions_of_panel(layers, list(panel), n, from_code) for panel in panels]
     vectors, values = map(torch.cat, zip(*found, strict=True))
     return vectors, values
 
 
-def directions_of_panel(
+def _directions_of_panel(
     layers: Sequence[EncoderLayer], slopes: list[Tensor], n: int, from_code: bool
 ) -> tuple[Tensor, Tensor]:
     """In float64, as the weights and slopes are."""
-    squares, vectors = torch.linalg.eigh(gram_matrix(layers, slopes, from_code))
+    squares, vectors = torch.linalg.eigh(_gram_matrix(layers, slopes, from_code))
     values = squares[:, -n:].flip(1).clamp(min=0).sqrt()
     leading = vectors[:, :, -n:].flip(2).mT
     if from_code:  # these are of the code: times J they are x's, as long as the values
@@ -90,7 +91,7 @@ def directions_of_panel(
     return leading, values
 
 
-def gram_matrix(layers: Sequence[EncoderLayer], slopes: list[Tensor], from_code: bool) -> Tensor:
+def _gram_matrix(layers: Sequence[EncoderLayer], slopes: list[Tensor], from_code: bool) -> Tensor:
     """J Jt [B, H, H], or Jt J [B, D, D]."""
     weight, slope = layers[0].weight, slopes[0]
     if from_code and len(layers) == 1:
@@ -98,11 +99,12 @@ def gram_matrix(layers: Sequence[EncoderLayer], slopes: list[Tensor], from_code:
     if from_code:
         rows = eager.pull(layers, slopes, None)
     else:
-        rows = eager.push(layers, slopes, torch.eye(weight.shape[1]).to(weight).unsqueeze(0))
+        identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+        rows = eager.push(layers, slopes, identity.unsqueeze(0))
     return rows @ rows.mT
 
 
-def by_iteration(
+def _by_iteration(
     layers: Sequence[EncoderLayer], slopes: list[Tensor], n: int, from_code: bool, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """By subspace iteration, in the slopes' dtype."""
