@@ -3,12 +3,13 @@
 import math
 import warnings
 
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.extmath import svd_flip
 from torch import Tensor
 
 from aefast.estimators.conversion import RandomState
-from aefast.estimators.linear_factor import LinearFactorModel
+from aefast.estimators.linear_factor import LinearFactorModel, check_squares
 from aefast.estimators.moments import Moments, as_double
 from aefast.estimators.rotation import ROTATIONS, rotated
 from aefast.estimators.spectrum import leading_axes
@@ -132,14 +133,23 @@ class FactorAnalysis(LinearFactorModel):
 
 def _scaled_axes(moments: Moments, scale: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The leading eigenvalues ``[count]``, at least 1, and eigenvectors ``[count, D]`` of the
-    covariance of the data divided by ``scale [D]``."""
+    covariance of the data divided by ``scale [D]``.
+
+    Raises:
+        ValueError: that leaves float64's range, as of large data that the factors explain whole.
+    """
     if moments.scatter is not None:
         # By numpy, on one thread: two of torch's would wait for those of numpy's products.
         rows, columns = (moments.count * scale).numpy()[:, None], scale.numpy()
-        values, axes = leading_axes(moments.scatter / rows / columns, count)
+        with np.errstate(over="ignore"):
+            covariance = moments.scatter / rows / columns
+            check_squares(covariance.trace())
+        values, axes = leading_axes(covariance, count)
         return values.clamp(min=1), axes
     scaled = as_double(moments.root) / (moments.count**0.5 * scale)
     # A A^T has A^T A's eigenvalues but for zeros, and A^T u / sqrt(L) is an eigenvector.
-    values, vectors = leading_axes((scaled @ scaled.T).numpy(), count)
+    products = (scaled @ scaled.T).numpy()
+    check_squares(float(np.trace(products)))
+    values, vectors = leading_axes(products, count)
     top = values.clamp(min=1)
     return top, vectors @ scaled / top.sqrt()[:, None]

@@ -45,6 +45,16 @@ if TYPE_CHECKING:
 RANGE = "some up to 1e150"
 
 
+def check_squares(total: float) -> None:
+    """Check that a sum of squares of the data, scaled or not, is in float64's range.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not np.isfinite(total):
+        raise ValueError(f"X holds numbers whose squares leave float64's range; it takes {RANGE}")
+
+
 def posterior(weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """The posterior mean E[h given x] as a linear map, and the model's log determinant.
 
@@ -294,10 +304,7 @@ class LinearFactorModel(FloatTransformer):
 
     def _learn(self, moments: Moments) -> Self:
         features = len(moments.mean)
-        if not np.isfinite(moments.variances.sum()):
-            raise ValueError(
-                f"X holds numbers whose squares leave float64's range; it takes {RANGE}"
-            )
+        check_squares(moments.variances.sum())
         if moments.count >= self._least_samples(features):
             is_number = isinstance(self.n_components, Integral)
             most = min(moments.count, features)

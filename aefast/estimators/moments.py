@@ -106,13 +106,16 @@ class Moments:
 
     def _with_few(self, rows: np.ndarray) -> "Moments":
         """The moments with these float64 rows, of which there are still fewer than features."""
-        before, count = self.count, self.count + len(rows)
+        samples, count = len(rows), self.count + len(rows)
         center, spread = _centered(rows)
+        del rows  # the root may have their memory
+        if self.count == 0:
+            return Moments(samples, center, spread, None)
         shift = center - self.mean
         # Centered rows sum to 0: their scatter and that of what is added do not mix.
-        spread += (before / count) ** 0.5 * shift
+        spread += (self.count / count) ** 0.5 * shift
         root = np.concatenate([self._root(), spread])
-        return Moments(count, self.mean + shift * (len(rows) / count), root, None)
+        return Moments(count, self.mean + shift * (samples / count), root, None)
 
     def _root(self) -> np.ndarray:
         assert self.root is not None

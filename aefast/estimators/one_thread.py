@@ -11,9 +11,9 @@ from threadpoolctl import ThreadpoolController
 # Of a larger matrix, two threads take less time.
 LARGEST = 1000
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal's handler may come while its own thread holds it
 _limits = contextlib.ExitStack()
-_users = 0
+_users: set[object] = set()
 
 
 def one_thread_if_small(size: int) -> contextlib.AbstractContextManager[None]:
@@ -29,18 +29,21 @@ def one_thread() -> Iterator[None]:
     Each has a pool of its own, whose threads wait for work, busily, for some 100 ms after a
     product. What takes many small steps, such as an eigenvalue, is slower on two threads that share
     the cores with these than on one.
+
+    A limit that another library sets in another thread meanwhile is the process's, too. If it ends
+    after this one, it gives back the number of threads that it found, which is one.
     """
-    global _users
-    with _lock:
-        if _users == 0:
-            _limits.enter_context(_libraries().limit(limits=1, user_api="blas"))
-        _users += 1
+    libraries, user = _libraries(), object()
     try:
+        with _lock:
+            if not _users:
+                _limits.enter_context(libraries.limit(limits=1, user_api="blas"))
+            _users.add(user)
         yield
     finally:
         with _lock:
-            _users -= 1
-            if _users == 0:
+            _users.discard(user)
+            if not _users:
                 _limits.close()
 
 
@@ -51,8 +54,9 @@ def _libraries() -> ThreadpoolController:
 
 def _unlock_after_fork() -> None:
     """Another thread may have held the lock, which does not run in the child."""
-    global _lock, _users
-    _lock, _users = threading.Lock(), 0
+    global _lock
+    _lock = threading.RLock()
+    _users.clear()
     _limits.close()
 
 

@@ -1,5 +1,7 @@
 """Count, mean and scatter against numpy's, whatever the batches."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,18 @@ def test_fewer_rows_than_features_are_kept_as_so_many(rows, sizes):
     for batch in np.split(rows[:4], np.cumsum(sizes)[:-1]):
         moments = moments.including(batch)
     close(moments, rows[:4])
+
+
+def test_the_first_few_rows_are_kept_once():
+    X = np.random.default_rng(0).random((20, 5000))
+    tracemalloc.start()
+    try:
+        moments = Moments.none(5000).including(X)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert moments.root.shape == X.shape
+    assert peak < 1.5 * X.nbytes
 
 
 def test_pieces_of_one_batch_give_its_moments(rows, monkeypatch):

@@ -45,6 +45,23 @@ def test_rows_too_large_for_a_fitted_model_are_an_error_or_a_number(kind):
         assert not any(outcome is True for outcome in outcomes(model, [1e300]))
 
 
+@pytest.mark.parametrize("samples", [4, 12])
+def test_factors_that_leave_no_noise_of_large_rows_are_an_error_or_numbers(samples):
+    """float64 holds the squares, but not once they are divided by the least noise. Whether a factor
+    leaves more than that of its features is a question of rounding."""
+    rows = np.repeat(np.arange(samples)[:, None] - samples / 2, 5, axis=1)
+    outcomes = []
+    for scale in np.arange(1, 7) * 1e148:
+        try:
+            model = estimators.FactorAnalysis(1).fit(scale * rows)
+            outcomes.append(np.isfinite(model.components_).all())
+        except ValueError as error:
+            outcomes.append(str(error))
+    message = "X holds numbers whose squares leave float64's range; it takes some up to 1e150"
+    assert set(outcomes) <= {message, True}
+    assert message in outcomes
+
+
 def test_probabilistic_pca_encodes_float32_rows_near_0():
     X = ((ROWS - 0.5) * 1e-44).astype(np.float32)
     model = estimators.ProbabilisticPCA(2).fit(X)

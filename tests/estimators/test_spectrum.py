@@ -1,11 +1,14 @@
 """The largest eigenvalues and their eigenvectors, of matrices that are hard for one of the ways."""
 
+import threading
+
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
 from threadpoolctl import ThreadpoolController
 
+from aefast.estimators import one_thread as one_thread_module
 from aefast.estimators import spectrum
 from aefast.estimators.one_thread import one_thread
 from aefast.estimators.spectrum import leading_axes
@@ -54,6 +57,22 @@ def test_axes_are_orthonormal_and_stretched_by_the_largest_eigenvalues(name, cou
     )
 
 
+def test_the_axes_are_turned_in_blocks(monkeypatch):
+    """LAPACK says at the end which memory the blocked form takes."""
+    sizes = []
+
+    def dormqr(*arguments, lwork):
+        turned = spectrum_dormqr(*arguments, lwork=lwork)
+        sizes.append((lwork, turned[1][0]))
+        return turned
+
+    spectrum_dormqr = spectrum.lapack.dormqr
+    monkeypatch.setattr(spectrum.lapack, "dormqr", dormqr)
+    leading_axes(MATRICES["spread"], 12)
+    given, best = sizes[-1]
+    assert given >= best
+
+
 def test_where_inverse_iteration_does_not_converge_all_eigenvectors_are_found(monkeypatch):
     expected = leading_axes(MATRICES["spread"], SIZE)
     monkeypatch.setattr(spectrum.lapack, "dstein", lambda *_: (np.zeros((SIZE, 12)), 1))
@@ -77,3 +96,38 @@ def test_threads_are_given_back_once_the_last_has_done():
     assert all(library.num_threads == 1 for library in blas)
     second.__exit__(None, None, None)
     assert threads() == before
+
+
+class InterruptedAtTheEnd:
+    """A lock whose first holder is interrupted just after it has given the lock back."""
+
+    def __init__(self):
+        self.lock, self.is_first = threading.RLock(), True
+
+    def __enter__(self):
+        self.lock.acquire()
+
+    def __exit__(self, *_):
+        self.lock.release()
+        is_first, self.is_first = self.is_first, False
+        if is_first:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_gives_the_threads_back(monkeypatch):
+    before = threads()
+    monkeypatch.setattr(one_thread_module, "_lock", InterruptedAtTheEnd())
+    with pytest.raises(KeyboardInterrupt), one_thread():
+        pass
+    assert threads() == before
+    assert not one_thread_module._users
+
+
+def test_a_signals_handler_may_compute_on_one_thread_meanwhile():
+    def handle():
+        with one_thread_module._lock, one_thread():
+            ended.set()
+
+    ended = threading.Event()
+    threading.Thread(target=handle, daemon=True).start()
+    assert ended.wait(20)
