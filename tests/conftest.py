@@ -111,6 +111,7 @@ def threads():
 def threads_started(monkeypatch):
     """Counts the threads that a call starts where the kernels have two, and torch one. It is made
     in a thread of its own: OpenMP starts others for each thread that calls."""
+    pytest.importorskip("aefast._C", reason="needs the C++ extension")
     tasks = Path("/proc/self/task")
     if not tasks.exists():
         pytest.skip("threads are listed on Linux")

@@ -235,3 +235,11 @@ def test_a_wrong_parameter_is_named(name):
     inputs[number] = None
     with pytest.raises(TypeError, match=f"^{name} is a NoneType"):
         aefast.functional.gated_encode(*inputs)
+
+
+@pytest.mark.parametrize(("rows", "started"), [(60, 0), (600, 1)])
+def test_few_elements_start_no_thread(rows, started, threads_started):
+    """Not where their rows are several blocks of sums either."""
+    tensors, grads = operands(rows, 256), gradients_of_each((rows, 256))
+    with aefast.use_backend("cpp"):
+        assert threads_started(lambda: code_and_gradients(gated, tensors, grads)) == started

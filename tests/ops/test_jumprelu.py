@@ -372,3 +372,11 @@ def test_a_latent_that_is_nan_in_one_row_is_active_in_another(device):
     nan, inf = math.nan, math.inf
     code = torch.tensor([[nan, nan, 1.0, -inf, inf], [1.0, nan, nan, -0.0, 0.0]], device=device)
     assert active_latents(code).tolist() == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize(("rows", "started"), [(4, 0), (40, 1)])
+def test_few_elements_start_no_thread(rows, started, threads_started):
+    """Not where latents are several chunks either."""
+    values = torch.rand(rows, 2000)
+    with aefast.use_backend("cpp"):
+        assert threads_started(lambda: active_latents(values)) == started

@@ -83,7 +83,7 @@ void gated(const GatedCode& a, const GatedOutputs& output) {
 void gated_backward(const GatedCode& a, const GatedGradients& grad, float* grad_product,
                     float* grad_parameters, double* partial_sums) {
     const int64_t blocks = row_blocks(a.rows);
-    parallel_for(a.threads, blocks, [&](int64_t block) {
+    parallel_for(threads_for(a.rows * a.columns, a.threads), blocks, [&](int64_t block) {
         const float zeros[kChunk] = {};
         const int64_t first = block * kRowsPerPartialSum;
         const int64_t last = std::min(first + kRowsPerPartialSum, a.rows);

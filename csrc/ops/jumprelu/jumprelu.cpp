@@ -173,7 +173,8 @@ void jumprelu_backward_as(const JumpReLUBackwardArguments& a) {
 
 template <class Element>
 void active_latents_as(const ActiveLatentsArguments& a) {
-    parallel_for(a.threads, (a.columns + kChunk - 1) / kChunk, [&](int64_t chunk) {
+    const int threads = threads_for(a.rows * a.columns, a.threads);
+    parallel_for(threads, (a.columns + kChunk - 1) / kChunk, [&](int64_t chunk) {
         alignas(64) float buffer[kChunk], largest[kChunk] = {};
         const int64_t column = chunk * kChunk, count = std::min(kChunk, a.columns - column);
         for (int64_t row = 0; row < a.rows; ++row) {
