@@ -330,9 +330,8 @@ def _registered(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The penalty, the standard error (empty without one) and the code. ``hessian``, where it is a
     tensor, holds ``hessian_noise`` and ``hessian_weight``."""
-    settings = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
-    settings = _with_numbers(settings, hessian)
-    layers = _check_registered(x, weights, biases, activations, settings)
+    given = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
+    layers, settings = _check_registered(x, weights, biases, activations, given, hessian)
     primitives = _primitives_or_plain(x, layers, settings)
     penalty, error, saved_pass = _forward(primitives, x, layers, settings, False)
     return penalty, x.new_empty(0) if error is None else error, saved_pass.encodings[0].code
@@ -364,9 +363,8 @@ def _registered_backward(
     hessian: Tensor | None,
 ) -> list[Tensor]:
     """The gradients by x, the weights and the biases; empty those that are not needed."""
-    settings = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
-    settings = _with_numbers(settings, hessian)
-    layers = _check_registered(x, weights, biases, activations, settings)
+    given = PenaltySettings(probes, hessian_noise, hessian_weight, seed, row_offset)
+    layers, settings = _check_registered(x, weights, biases, activations, given, hessian)
     count = len(layers)
     if len(needs_grad) != 1 + 2 * count:
         raise ValueError(f"needs_grad has {len(needs_grad)} flags; it takes {1 + 2 * count}")
@@ -408,8 +406,15 @@ def _with_numbers(settings: PenaltySettings, hessian: Tensor | None) -> PenaltyS
 
 
 def _check_registered(
-    x: Tensor, weights: Any, biases: Any, activations: str, settings: PenaltySettings
-) -> list[EncoderLayer]:
+    x: Tensor,
+    weights: Any,
+    biases: Any,
+    activations: str,
+    given: PenaltySettings,
+    hessian: Tensor | None,
+) -> tuple[list[EncoderLayer], PenaltySettings]:
+    """The layers, and the settings with the numbers of ``hessian``."""
+    settings = _with_numbers(given, hessian)
     layers = check_encoder(x, list(weights), list(biases), activations.split(","))
     if x.dim() != 2:
         raise ValueError(f"x has shape {list(x.shape)}; the registered op takes [B, D]")
@@ -419,7 +424,7 @@ def _check_registered(
     checks.check_integer(settings.row_offset, "row_offset", ROW_LIMIT)
     seed: Any = settings.seed
     checks.check_seed_tensor(seed)
-    return layers
+    return layers, settings
 
 
 def _setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

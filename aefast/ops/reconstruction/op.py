@@ -341,8 +341,6 @@ def _registered(
     ``numbers``, where it is a tensor, holds ``corruption_level`` and ``contraction``.
     """
     inputs = LossInputs(x, encoder_weight, encoder_bias, decoder_weight, decoder_bias, target)
-    if numbers is not None:
-        corruption_level, contraction = numbers.tolist()
     settings = LossSettings(
         activation,
         output_activation,
@@ -353,6 +351,7 @@ def _registered(
         row_offset,
         contraction,
     )
+    settings = _with_numbers(settings, numbers)
     _check_registered(inputs, settings, reduction, needs_grad)
     flags = PerInput(*needs_grad)
     if _is_fused(inputs, settings, reduction, traced=False):
@@ -363,6 +362,13 @@ def _registered(
         scale = _scale(x, reduction)
         gradients = PerInput(*(scale * g for g in eager.gradients(inputs, settings)))
     return value, *_as_outputs(_only(gradients, flags), x)
+
+
+def _with_numbers(settings: LossSettings, numbers: Tensor | None) -> LossSettings:
+    if numbers is None:
+        return settings
+    level, contraction = numbers.tolist()
+    return settings._replace(corruption_level=level, contraction=contraction)
 
 
 def _as_outputs(gradients: Gradients, x: Tensor) -> PerInput[Tensor]:
@@ -429,9 +435,7 @@ def _registered_gradients(ctx: Context, grad: Tensor, *_: Any) -> tuple[Tensor |
         raise ValueError("needs_grad names fewer inputs than require a gradient")
     if torch.is_grad_enabled():  # they are to be differentiated again
         settings = LossSettings._make((*ctx.settings, seed, ctx.row_offset, ctx.contraction, None))
-        if numbers is not None:
-            level, contraction = numbers.tolist()
-            settings = settings._replace(corruption_level=level, contraction=contraction)
+        settings = _with_numbers(settings, numbers)
         gradients = _definition_gradients(inputs, settings, grad, ctx.reduction)
     else:
         gradients = _times_incoming(PerInput(*gradients_at_one), grad, inputs.x, ctx.reduction)
