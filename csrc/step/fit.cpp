@@ -21,9 +21,11 @@ thread_local Scratch batch_scratch, target_scratch, gradient_scratch;
 // The numbers that a task copies: few, so that threads that are awake share a small minibatch.
 constexpr int64_t kElementsPerTask = 1 << 12;
 
-// Rows lie anywhere in memory: some are asked for while the ones before them are copied, as many as
-// take half of a first-level cache. Of a longer row that much is: a processor goes on by itself.
-constexpr int64_t kMostRowsAhead = 8, kBytesAhead = 1 << 14;
+// Rows lie anywhere in memory. The next minibatch's are asked for while this one's are copied, and
+// come while the step is computed: a step of 32 rows of 64 inputs took 13.6 us, and takes 12.7. Of
+// a minibatch that would not stay in a second-level cache some rows ahead are asked for, as many as
+// take half of a first-level one; of a longer row that much is: a processor goes on by itself.
+constexpr int64_t kMostMinibatchAhead = 1 << 17, kMostRowsAhead = 8, kBytesAhead = 1 << 14;
 
 int64_t element_size(const DataRows& data) {
     return data.are_bytes ? sizeof(uint8_t) : sizeof(float);
@@ -32,14 +34,19 @@ int64_t element_size(const DataRows& data) {
 void prefetch_row(const DataRows& data, int64_t index) {
     const int64_t size = element_size(data), bytes = std::min(data.columns * size, kBytesAhead);
     const char* row = static_cast<const char*>(data.rows) + index * data.row_stride * size;
-    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte);
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
 }
 
-// Of the minibatch's rows, so many are left from the first of these `count` on.
-void gather_rows(const DataRows& data, const int64_t* indices, int64_t count, int64_t left,
-                 float* batch) {
+// How many rows before its own a row of a minibatch is asked for.
+int64_t rows_ahead(const DataRows& data, int64_t minibatch_rows) {
     const int64_t row_bytes = data.columns * element_size(data);
-    const int64_t ahead = std::clamp<int64_t>(kBytesAhead / row_bytes, 1, kMostRowsAhead);
+    if (minibatch_rows * row_bytes <= kMostMinibatchAhead) return minibatch_rows;
+    return std::clamp<int64_t>(kBytesAhead / row_bytes, 1, kMostRowsAhead);
+}
+
+// Of all rows to come, so many are left from the first of these `count` on.
+void gather_rows(const DataRows& data, const int64_t* indices, int64_t count, int64_t left,
+                 int64_t ahead, float* batch) {
     for (int64_t row = 0; row < count; ++row, batch += data.columns) {
         if (row + ahead < left) prefetch_row(data, indices[row + ahead]);
         const int64_t offset = indices[row] * data.row_stride;
@@ -55,12 +62,13 @@ void gather_rows(const DataRows& data, const int64_t* indices, int64_t count, in
     }
 }
 
-void gather(const DataRows& data, const int64_t* indices, int64_t count, float* batch,
+void gather(const DataRows& data, const int64_t* indices, int64_t count, int64_t left, float* batch,
             int threads) {
     const int64_t rows = std::max<int64_t>(1, kElementsPerTask / data.columns);
+    const int64_t ahead = rows_ahead(data, count);
     parallel_for(threads, (count + rows - 1) / rows, [&](int64_t task) {
         const int64_t first = task * rows;
-        gather_rows(data, indices + first, std::min(rows, count - first), count - first,
+        gather_rows(data, indices + first, std::min(rows, count - first), left - first, ahead,
                     batch + first * data.columns);
     });
 }
@@ -107,8 +115,9 @@ FitResult take_steps(const Plan& plan, const FitArguments& a) {
         const int64_t size = minibatch_rows(a, step_of_epoch, left);
         if (size < fewest_rows(plan)) break;
         const int threads = useful_threads(largest_product(plan, size), a.threads);
-        gather(a.data, a.order + position, size, rows, threads);
-        if (a.targets) gather(*a.targets, a.order + position, size, targets, threads);
+        const int64_t to_come = a.count - position;
+        gather(a.data, a.order + position, size, to_come, rows, threads);
+        if (a.targets) gather(*a.targets, a.order + position, size, to_come, targets, threads);
         const uint64_t seed = child_seed(*epoch_seed, static_cast<uint64_t>(step_of_epoch));
         // Rounded to float32, like the loss of a step outside this call.
         const float loss = static_cast<float>(
