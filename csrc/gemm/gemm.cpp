@@ -88,23 +88,16 @@ struct TilePointer {
 
 // target = left * right + addend. The addend is what earlier blocks of k, or earlier products, left
 // in the target, or the bias, one row for all (row stride 0). It is added last: sums that began
-// with it would be one long chain of roundings instead of several short ones.
+// with it would be one long chain of roundings instead of several short ones. `width` is the number
+// of columns that exist.
 using MultiplyTile = void (*)(int64_t depth, const float* left, const float* right,
-                              TilePointer<const float> addend, TilePointer<float> target);
+                              TilePointer<const float> addend, TilePointer<float> target,
+                              int64_t width);
 
+// sums += left * right, in registers.
 template <class Layout, int vectors, int rows>
-void multiply_tile(int64_t depth, const float* left, const float* right,
-                   TilePointer<const float> addend, TilePointer<float> target) {
-    // A weight's gradient is summed over many blocks of k, each of which adds to sums that have
-    // left the L1 cache: fetched while the products are made, they take 3% less.
-    if constexpr (Layout::kRowStride == 1) {
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 2
-            for (int v = 0; v < vectors; ++v)
-                __builtin_prefetch(target.data + r * target.row_stride + v * kFloatLanes, 1);
-    }
-    Vector sums[rows][vectors] = {};
+inline void add_products(int64_t depth, const float* left, const float* right,
+                         Vector (&sums)[rows][vectors]) {
 #pragma GCC unroll 4
     for (int64_t k = 0; k < depth; ++k) {
         Vector columns[vectors];
@@ -118,6 +111,23 @@ void multiply_tile(int64_t depth, const float* left, const float* right,
             for (int v = 0; v < vectors; ++v) sums[r][v] += value * columns[v];
         }
     }
+}
+
+template <class Layout, int rows>
+void multiply_tile(int64_t depth, const float* left, const float* right,
+                   TilePointer<const float> addend, TilePointer<float> target, int64_t) {
+    constexpr int vectors = 2;
+    // A weight's gradient is summed over many blocks of k, each of which adds to sums that have
+    // left the L1 cache: fetched while the products are made, they take 3% less.
+    if constexpr (Layout::kRowStride == 1) {
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v)
+                __builtin_prefetch(target.data + r * target.row_stride + v * kFloatLanes, 1);
+    }
+    Vector sums[rows][vectors] = {};
+    add_products<Layout>(depth, left, right, sums);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
@@ -126,38 +136,51 @@ void multiply_tile(int64_t depth, const float* left, const float* right,
                   sums[r][v] + load(addend.data + r * addend.row_stride + v * kFloatLanes));
 }
 
-// The kernel for a height up to kTileRows. Tiles of the output have about the same height: a thin
-// one at the end could not keep the multipliers busy.
-template <class Layout, int vectors, int... heights>
-MultiplyTile multiply_tile_of(int64_t rows, std::integer_sequence<int, heights...>) {
-    static constexpr MultiplyTile kernels[] = {multiply_tile<Layout, vectors, heights + 1>...};
-    return kernels[rows - 1];
-}
-template <class Layout, int vectors>
-MultiplyTile multiply_tile_of(int64_t rows) {
-    return multiply_tile_of<Layout, vectors>(rows, std::make_integer_sequence<int, kTileRows>());
-}
-
-// A tile of which only the first `width` columns exist, computed in a copy. k is summed in four
-// parts: vendor libraries sum such narrow products in many parts, and with a single one the error
-// was up to 1.9 times theirs, with four about the same.
-template <class Layout>
-void multiply_ragged_tile(int64_t rows, int64_t width, int64_t depth, const float* left,
-                          const float* right, TilePointer<const float> addend,
-                          TilePointer<float> target) {
-    alignas(64) float copy[kTileRows * kPanelColumns] = {};
-    for (int64_t r = 0; r < rows; ++r)
-        copy_row(addend.data + r * addend.row_stride, width, copy + r * kPanelColumns);
-    const auto multiply = width <= kFloatLanes ? multiply_tile_of<Layout, 1>(rows)
-                                               : multiply_tile_of<Layout, 2>(rows);
+// A tile of which only the first `width` columns exist: no other is read or written, for a copy of
+// the whole tile took 15% of a step with 30 inputs. k is summed in four parts: vendor libraries
+// sum such narrow products in many parts, and with a single one the error was up to 1.9 times
+// theirs, with four about the same.
+template <class Layout, int vectors, int rows>
+void multiply_ragged_tile(int64_t depth, const float* left, const float* right,
+                          TilePointer<const float> addend, TilePointer<float> target,
+                          int64_t width) {
+    constexpr int last = vectors - 1;
+    const int64_t rest = width - last * kFloatLanes;  // the columns in the last vector
+    Vector totals[rows][vectors];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+        const float* row = addend.data + r * addend.row_stride;
+        if constexpr (last > 0) totals[r][0] = load(row);
+        totals[r][last] = load_first(row + last * kFloatLanes, rest);
+    }
     const EvenParts quarters(depth, 4);
     for (int64_t quarter = 0; quarter < quarters.count(); ++quarter) {
         const Range k = quarters[quarter];
-        multiply(k.end - k.begin, left + k.begin * Layout::kDepthStride,
-                 right + k.begin * kPanelColumns, {copy, kPanelColumns}, {copy, kPanelColumns});
+        Vector sums[rows][vectors] = {};
+        add_products<Layout>(k.end - k.begin, left + k.begin * Layout::kDepthStride,
+                             right + k.begin * kPanelColumns, sums);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v) totals[r][v] += sums[r][v];
     }
-    for (int64_t r = 0; r < rows; ++r)
-        copy_row(copy + r * kPanelColumns, width, target.data + r * target.row_stride);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+        float* row = target.data + r * target.row_stride;
+        if constexpr (last > 0) store(row, totals[r][0]);
+        store_first(row + last * kFloatLanes, rest, totals[r][last]);
+    }
+}
+
+// The kernel for a tile of so many rows, up to kTileRows, and columns. Tiles of the output have
+// about the same height: a thin one at the end could not keep the multipliers busy.
+template <class Layout, int... heights>
+MultiplyTile multiply_tile_of(int64_t rows, int64_t width, std::integer_sequence<int, heights...>) {
+    static constexpr MultiplyTile whole[] = {multiply_tile<Layout, heights + 1>...};
+    static constexpr MultiplyTile ragged[] = {multiply_ragged_tile<Layout, 2, heights + 1>...};
+    static constexpr MultiplyTile narrow[] = {multiply_ragged_tile<Layout, 1, heights + 1>...};
+    if (width == kPanelColumns) return whole[rows - 1];
+    return (width > kFloatLanes ? ragged : narrow)[rows - 1];
 }
 
 // ------------------------------------------------------------------------------------- one block
@@ -251,10 +274,8 @@ class BlockProduct {
             addend = {arguments_.bias ? arguments_.bias + column : kZeros, 0};
         const int64_t height = rows.end - rows.begin, count = depth.end - depth.begin;
         const float* right = packed_panel(panel, depth.begin);
-        if (width == kPanelColumns)
-            multiply_tile_of<Layout, 2>(height)(count, left, right, addend, target);
-        else
-            multiply_ragged_tile<Layout>(height, width, count, left, right, addend, target);
+        multiply_tile_of<Layout>(height, width, std::make_integer_sequence<int, kTileRows>())(
+            count, left, right, addend, target, width);
     }
 
     const GemmArguments& arguments_;

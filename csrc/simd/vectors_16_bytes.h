@@ -15,6 +15,15 @@ typedef uint64_t WordLanes __attribute__((vector_size(16)));
 
 constexpr WordLanes kLaneNumbers = {0, 1};
 
+inline Vector load_first(const float* source, int64_t count) {
+    Vector value = {};
+    for (int64_t i = 0; i < count; ++i) value[i] = source[i];
+    return value;
+}
+inline void store_first(float* target, int64_t count, Vector value) {
+    for (int64_t i = 0; i < count; ++i) target[i] = value[i];
+}
+
 inline Vector interleave_low(Vector a, Vector b) {
     return __builtin_shufflevector(a, b, 0, 4, 1, 5);
 }

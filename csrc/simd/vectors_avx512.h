@@ -34,6 +34,14 @@ inline WordLanes multiply_low_halves(WordLanes a, WordLanes b) {
     return (WordLanes)_mm512_mul_epu32((__m512i)a, (__m512i)b);
 }
 
+inline __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+inline Vector load_first(const float* source, int64_t count) {
+    return (Vector)_mm512_maskz_loadu_ps(first_lanes(count), source);
+}
+inline void store_first(float* target, int64_t count, Vector value) {
+    _mm512_mask_storeu_ps(target, first_lanes(count), (__m512)value);
+}
+
 inline uint32_t bits_below(const float* a, const float* b) {
     return _mm512_cmp_ps_mask(_mm512_loadu_ps(a), _mm512_loadu_ps(b), _CMP_LT_OQ);
 }
