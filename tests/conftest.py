@@ -71,6 +71,14 @@ def our_product(monkeypatch):
     monkeypatch.setattr(product_routes, "_outpaces", lambda *_: True)
 
 
+@pytest.fixture
+def vendor_product(monkeypatch):
+    """Lets the vendor's matrix product serve, as on a processor that was not measured."""
+    from aefast.ops.shared import product_routes
+
+    monkeypatch.setattr(product_routes, "_outpaces", lambda *_: False)
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory():
     """Lets torch.empty return NaN, so that elements that a kernel does not write are found."""

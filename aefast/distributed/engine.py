@@ -26,12 +26,14 @@ class SharedSteps(Protocol):
 
     Attributes:
         model: what is trained.
+        optimizer: of its parameters.
         name: ``"loop"`` or ``"step"``, what computes.
         reason: why it is this one.
         way: how gradients are summed over the ranks; empty before the first step, and for one rank.
     """
 
     model: Trainable
+    optimizer: torch.optim.Optimizer
     name: str
     reason: str
 

@@ -74,6 +74,7 @@ class KernelSteps:
         self, model: Trainable, planned: PlannedStep, optimizer: torch.optim.Optimizer, group: Group
     ) -> None:
         self.model = model
+        self.optimizer = optimizer
         self.planned = planned
         self.steps = optimizers.OptimizerSteps(optimizer, planned.parameters)
         self.group = group

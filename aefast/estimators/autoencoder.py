@@ -339,7 +339,11 @@ class BaseAutoencoder(FloatTransformer):
             self._optimizer.param_groups[0]["lr"] = self.learning_rate
             dataset = Dataset(X.numpy(), X.shape[1:], 1.0, "X", -math.inf, math.inf, 0)
             engine = choose_engine(
-                module, dataset, self._optimizer, lambda x, seed: module.loss(x, seed=seed)
+                module,
+                dataset,
+                self._optimizer,
+                lambda x, seed: module.loss(x, seed=seed),
+                schedule.largest_minibatch,
             )
             losses: list[float] = []
             remaining = schedule

@@ -28,6 +28,10 @@ from aefast.torch_private import scale_finite
 # than the products.
 MOST_PRODUCTS = 1 << 24
 
+VENDOR_IS_FASTER = (
+    "torch's matrix products of this size are faster on this processor, or it was not measured"
+)
+
 
 def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
     """Why the kernels do not serve this call; None where they do."""
@@ -38,7 +42,7 @@ def unsuitable_memory(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> st
     """Why the kernels do not serve these tensors in a call that they serve."""
     reason = unsuitable_rows(x, plan.encoder[0].inputs) or unsuitable(parameters)
     if reason is None and not _outpaces_torch(plan, len(x)):
-        return "the vendor's products are faster on this processor"
+        return VENDOR_IS_FASTER
     return reason
 
 

@@ -39,6 +39,13 @@ class MinibatchSchedule(NamedTuple):
     def steps_per_epoch(self) -> int:
         return -(-self.epoch_rows // self.batch_size)
 
+    @property
+    def largest_minibatch(self) -> int:
+        """The most rows in a minibatch of a whole epoch."""
+        if self.is_even:
+            return -(-self.epoch_rows // self.steps_per_epoch)
+        return min(self.batch_size, self.epoch_rows)
+
     def after(self, steps: int) -> "MinibatchSchedule":
         """The schedule without its first steps; its order may be empty."""
         rows, steps_of_first = self._rows_of_first_epoch, self._steps_of_first_epoch

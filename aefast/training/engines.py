@@ -30,6 +30,7 @@ from aefast.nn.step_plan import (
 from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
 from aefast.step import optimizers
+from aefast.step.loss import VENDOR_IS_FASTER
 from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.training.graph_engine import graph_engine
 
@@ -74,18 +75,21 @@ def choose_engine(
     dataset: Dataset | TensorRows | PairedRows,
     optimizer: torch.optim.Optimizer,
     loss: Loss,
+    batch_size: int,
     group: Group | None = None,
     micro_batch_size: int | None = None,
 ) -> Engine:
     """The fastest engine that serves the model, the data and the optimizer.
 
-    C++ or a CUDA graph take whole steps; what they do not serve takes the ordinary loop with
-    ``loss``. In a group the ranks share each minibatch. With ``micro_batch_size`` a rank computes
-    its rows of it in parts, one after the other.
+    C++ or a CUDA graph take whole steps; what they do not serve, or on this processor are slower
+    at with so many rows a step, takes the ordinary loop with ``loss``. In a group the ranks share
+    each minibatch. With ``micro_batch_size`` a rank computes its rows of it in parts, one after
+    the other.
     """
     group = group or Group()
+    rows = rows_at_once(dataset, batch_size, group, micro_batch_size)
     if group.size > 1 or micro_batch_size is not None:
-        shared = _shared_steps(model, dataset, optimizer, group)
+        shared = _shared_steps(model, dataset, optimizer, rows, group)
         return GroupEngine(shared, dataset, group, micro_batch_size)
     if "loss" in model.__dict__:
         step: Engine | str = HAS_LOSS
@@ -98,8 +102,19 @@ def choose_engine(
             else graph_engine(model, dataset, optimizer, loss)
         )
     else:
-        step = _kernel_step(model, dataset, optimizer)
+        step = _kernel_step(model, dataset, optimizer, rows)
     return LoopEngine(model, dataset, optimizer, loss, step) if isinstance(step, str) else step
+
+
+def rows_at_once(
+    dataset: Dataset | TensorRows | PairedRows,
+    batch_size: int,
+    group: Group,
+    micro_batch_size: int | None,
+) -> int:
+    """The most rows that a rank computes at once: the same number on all ranks."""
+    rows = -(-min(batch_size, len(dataset)) // group.size)
+    return rows if micro_batch_size is None else min(rows, micro_batch_size)
 
 
 def choose_together(group: Group, choose: Callable[[], Engine]) -> Engine:
@@ -113,13 +128,21 @@ def choose_together(group: Group, choose: Callable[[], Engine]) -> Engine:
     engine = group.together(choose)
     if isinstance(engine, GroupEngine):
         trained = [parameter.requires_grad for parameter in engine.steps.model.parameters()]
+        # The ranks may have different processors: what is slower on one, none of them takes.
+        (is_slower,) = group.any(engine.steps.reason == VENDOR_IS_FASTER)
+        if is_slower:
+            model, optimizer = engine.steps.model, engine.steps.optimizer
+            engine.steps = loop_steps.LoopSteps(model, optimizer, group, VENDOR_IS_FASTER)
         steps = engine.steps.name
         agree(group, {"what takes a step": steps, "which parameters train": trained})
     return engine
 
 
 def choice_key(
-    model: Trainable, dataset: Dataset | TensorRows | PairedRows, optimizer: torch.optim.Optimizer
+    model: Trainable,
+    dataset: Dataset | TensorRows | PairedRows,
+    optimizer: torch.optim.Optimizer,
+    rows: int,
 ) -> list[object]:
     """Everything that :func:`choose_engine` depends on: another key may mean another engine.
 
@@ -138,7 +161,7 @@ def choice_key(
         trained,
         "loss" in model.__dict__,
         [*map(id, tensors)],
-        _refusal(planned, dataset, optimizer),
+        _refusal(planned, dataset, optimizer, rows),
     ]
 
 
@@ -156,11 +179,12 @@ def _shared_steps(
     model: Trainable,
     dataset: Dataset | TensorRows | PairedRows,
     optimizer: torch.optim.Optimizer,
+    rows: int,
     group: Group,
 ) -> SharedSteps:
     if isinstance(dataset, PairedRows):
         return loop_steps.LoopSteps(model, optimizer, group, HAS_TARGETS)
-    planned = HAS_LOSS if "loss" in model.__dict__ else _planned(model, dataset, optimizer)
+    planned = HAS_LOSS if "loss" in model.__dict__ else _planned(model, dataset, optimizer, rows)
     reason = planned if isinstance(planned, str) else kernel_steps.refusal(planned)
     if isinstance(planned, PlannedStep) and reason is None:
         return kernel_steps.KernelSteps(model, planned, optimizer, group)
@@ -168,21 +192,26 @@ def _shared_steps(
 
 
 def _planned(
-    model: Trainable, dataset: Dataset | TensorRows | PairedRows, optimizer: torch.optim.Optimizer
+    model: Trainable,
+    dataset: Dataset | TensorRows | PairedRows,
+    optimizer: torch.optim.Optimizer,
+    rows: int,
 ) -> AnyPlanned | str:
     """The step that the kernels take with this optimizer; or why they do not."""
     planned = plan_of(model)
     if isinstance(planned, str):
         return planned
-    return _refusal(planned, dataset, optimizer) or planned
+    return _refusal(planned, dataset, optimizer, rows) or planned
 
 
 def _refusal(
     planned: AnyPlanned,
     dataset: Dataset | TensorRows | PairedRows,
     optimizer: torch.optim.Optimizer,
+    rows: int,
 ) -> str | None:
-    """Why the kernels do not take a planned step with this optimizer; None where they do."""
+    """Why the kernels do not take a planned step of so many rows with this optimizer; None where
+    they do."""
     inputs, *targets = _sides_of(dataset)
     if targets and not isinstance(planned, PlannedDictionary):
         return HAS_TARGETS
@@ -191,19 +220,24 @@ def _refusal(
         widths = [side.rows.shape[1] for side in targets]
         if widths != [planned.plan.outputs] and (widths or planned.plan.is_transcoder):
             return "the rows have no targets of the model's width"
-    example = torch.empty(1, planned.width, dtype=torch.float32, device="cpu")
+    row = torch.empty(1, planned.width, dtype=torch.float32, device="cpu")
     for parameter in planned.parameters:
         if parameter.device.type != "cpu":
             return f"the parameters are on {parameter.device}"
         if parameter.is_inference():
             return "the parameters were made in inference mode"
-    return planned.refusal(example) or optimizers.refusal(optimizer, planned.parameters)
+    return planned.refusal(row.expand(rows, -1)) or optimizers.refusal(
+        optimizer, planned.parameters
+    )
 
 
 def _kernel_step(
-    model: Trainable, dataset: Dataset | TensorRows | PairedRows, optimizer: torch.optim.Optimizer
+    model: Trainable,
+    dataset: Dataset | TensorRows | PairedRows,
+    optimizer: torch.optim.Optimizer,
+    rows: int,
 ) -> "StepEngine | str":
-    planned = _planned(model, dataset, optimizer)
+    planned = _planned(model, dataset, optimizer, rows)
     if isinstance(planned, str):
         return planned
     from aefast.step import cpp
@@ -212,12 +246,12 @@ def _kernel_step(
     for side in _sides_of(dataset):
         if isinstance(side, TensorRows):
             return "the data are no float32 on a CPU"
-        rows = cpp.rows_of(side.rows, side.scale)
-        if isinstance(rows, str):
-            return rows
+        kernel_rows = cpp.rows_of(side.rows, side.scale)
+        if isinstance(kernel_rows, str):
+            return kernel_rows
         if planned.unit_interval_reason is not None:
             _check_unit_interval(side, planned.unit_interval_reason)
-        sides.append(_Side(side, rows))
+        sides.append(_Side(side, kernel_rows))
     return StepEngine(model, planned, sides, optimizer)
 
 

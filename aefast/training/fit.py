@@ -116,7 +116,9 @@ def fit(
 
     On a CPU C++ takes the whole step where the model is one of :mod:`aefast.nn` with nothing on its
     layers, its parameters and the data are float32 (or uint8), and the optimizer is ``SGD``,
-    ``Adam``, ``AdamW`` or ``DictionaryAdam``. On a
+    ``Adam``, ``AdamW`` or ``DictionaryAdam``. On processors where torch's matrix products are
+    faster than ours, or that were not measured, the loop takes the large steps of
+    encoder-decoders: those with more than 2**24 multiplications in a layer's product. On a
     CUDA device such a step is captured as a CUDA graph, which is replayed for each minibatch: rows,
     seeds and learning rates are read from the GPU's memory, and the data lie there, where they take
     no more than a quarter of what is free; a dictionary's is not. Elsewhere the loop above runs.
@@ -361,8 +363,9 @@ def _new_run(
     if dataset is None:
         steps = TrainingLoop(model, optimizer, call.loss, "the batches come from a function")
         return StreamSteps(steps, data, group, callback)
-    choice = EngineChoice(model, dataset, optimizer, call.loss, group, settings.micro_batch_size)
-    return DatasetSteps(choice, settings.batch_size, settings.shuffle, callback)
+    sizes = settings.batch_size, group, settings.micro_batch_size
+    choice = EngineChoice(model, dataset, optimizer, call.loss, *sizes)
+    return DatasetSteps(choice, settings.shuffle, callback)
 
 
 def _train(run: CallSteps, call: _Call) -> list[float]:

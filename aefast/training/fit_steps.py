@@ -25,6 +25,7 @@ from aefast.training.engines import (
     choice_key,
     choose_engine,
     choose_together,
+    rows_at_once,
 )
 from aefast.training.held_out import Samples
 
@@ -211,6 +212,7 @@ class EngineChoice(NamedTuple):
     dataset: Samples
     optimizer: torch.optim.Optimizer
     loss: Loss
+    batch_size: int
     group: Group
     micro_batch_size: int | None
 
@@ -218,7 +220,10 @@ class EngineChoice(NamedTuple):
         return choose_together(self.group, lambda: choose_engine(*self))
 
     def key(self) -> list[object]:
-        return self.group.together(lambda: choice_key(self.model, self.dataset, self.optimizer))
+        rows = rows_at_once(self.dataset, self.batch_size, self.group, self.micro_batch_size)
+        return self.group.together(
+            lambda: choice_key(self.model, self.dataset, self.optimizer, rows)
+        )
 
 
 class DatasetSteps(CallSteps):
@@ -230,7 +235,6 @@ class DatasetSteps(CallSteps):
     def __init__(
         self,
         choice: EngineChoice,
-        batch_size: int,
         shuffle: bool,
         callback: Callback | None,
     ) -> None:
@@ -239,8 +243,8 @@ class DatasetSteps(CallSteps):
         self.key = choice.key() if self.is_watched else None
         self.dataset = choice.dataset
         self.rows = len(self.dataset)
-        self.batch_size = batch_size
-        self.steps_per_epoch = -(-self.rows // batch_size)
+        self.batch_size = choice.batch_size
+        self.steps_per_epoch = -(-self.rows // self.batch_size)
         self.shuffle = shuffle
 
     def take(self, epochs: Sequence[EpochSeed]) -> None:

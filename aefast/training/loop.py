@@ -356,7 +356,8 @@ class Trainer:
     def _new_engine(self) -> Engine:
         self._stage_rows = features(self.dataset, self.stage.below)
         stage = self.stage
-        return choose_engine(stage.module, self._stage_rows, self.optimizer, stage.loss, self.group)
+        rows, batch_size = self._stage_rows, min(self.config.batch_size, len(self.trained))
+        return choose_engine(stage.module, rows, self.optimizer, stage.loss, batch_size, self.group)
 
     def _epoch_order(self) -> Tensor:
         """The numbers of the current epoch's rows, in their shuffled order."""

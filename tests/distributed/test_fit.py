@@ -14,6 +14,7 @@ import aefast
 from aefast import nn
 from aefast.distributed import gradients, shared_memory
 from aefast.distributed.group import Group, Sum
+from aefast.step.loss import VENDOR_IS_FASTER
 from tests.distributed import training, worlds
 
 STATES = ("idle", "chain", "training_steps")
@@ -65,6 +66,14 @@ def test_a_stack_of_machines_draws_rank_0_s_seeds():
         assert torch.equal(second[name], value), name
         tolerance = 0 if name.endswith("training_steps") else 1e-6
         torch.testing.assert_close(value, one[name], rtol=0, atol=tolerance, msg=name)
+
+
+def test_what_is_slower_on_one_ranks_processor_none_of_them_takes():
+    pytest.importorskip("aefast._C", reason="the kernels take no step without it")
+    one = training.trained("ae", 12)
+    for rank in worlds.run(2, training.trained_on_two_processors):
+        assert rank["reason"].endswith(VENDOR_IS_FASTER)
+        check_same(one, rank)
 
 
 def test_two_ranks_over_the_network_are_one_process_of_every_model():

@@ -13,6 +13,8 @@ from aefast import backend, torch_private
 from aefast import nn as models
 from aefast.distributed import gradients, shared_memory
 from aefast.distributed.group import current
+from aefast.ops.shared import product_routes
+from aefast.step import loss
 
 ROWS, VISIBLE = 101, 12
 
@@ -139,6 +141,16 @@ def trained_over_the_network(names: list[str]) -> dict[str, dict[str, Any]]:
         mock.patch.object(gradients, "BUCKET_BYTES", 300),
     ):
         return {name: trained(name, 12) for name in names}
+
+
+def trained_on_two_processors() -> dict[str, Any]:
+    """Where the second rank's processor has a faster product than ours."""
+    is_second = current().rank == 1
+    with (
+        mock.patch.object(loss, "MOST_PRODUCTS", 0),
+        mock.patch.object(product_routes, "_outpaces", return_value=not is_second),
+    ):
+        return trained("ae", 12)
 
 
 def reasons() -> dict[str, str]:

@@ -23,6 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from aefast import backend, estimators, nn
 from aefast.estimators.autoencoder import BaseAutoencoder
 from aefast.random import child_seed
+from aefast.training.engines import choose_engine
 from tests.backends import on_backends
 
 DETERMINISTIC = [
@@ -239,6 +240,24 @@ def test_sparse_rows_are_the_dense_ones(kind, data):
     assert equal(model.partial_fit(data).module_, other.partial_fit(thin).module_)
     assert np.array_equal(model.transform(data), other.transform(thin))
     assert np.array_equal(model.score_samples(data), other.score_samples(thin))
+
+
+@pytest.mark.skipif(backend.cpu_isa() == "none", reason="the C++ kernels are not installed")
+@pytest.mark.parametrize("kind_of_rows", [np.asarray, sparse.csr_matrix])
+def test_the_rows_of_a_step_choose_the_engine(kind_of_rows, data, vendor_product, monkeypatch):
+    """34 rows in batches of up to 30 are two steps of 17."""
+    names = []
+
+    def choose(*arguments):
+        engine = choose_engine(*arguments)
+        names.append(engine.name)
+        return engine
+
+    monkeypatch.setattr("aefast.estimators.autoencoder.choose_engine", choose)
+    for most_rows, name in [(17, "step"), (16, "loop")]:
+        monkeypatch.setattr("aefast.step.loss.MOST_PRODUCTS", data.shape[1] * 5 * most_rows)
+        estimator("Autoencoder", 5, batch_size=30, n_iter=1).fit(kind_of_rows(data[:34]))
+        assert names.pop() == name
 
 
 @every_kind

@@ -11,7 +11,7 @@ def ordinary_loop(monkeypatch):
     monkeypatch.setattr(
         loop,
         "choose_engine",
-        lambda module, rows, optimizer, loss, group: engines.LoopEngine(
+        lambda module, rows, optimizer, loss, batch_size, group: engines.LoopEngine(
             module, rows, optimizer, loss, "a test looks on"
         ),
     )

@@ -17,6 +17,8 @@ from torch import Tensor
 import aefast
 from aefast import backend, data, nn
 from aefast.data import minibatches
+from aefast.nn.step_plan import plan_of
+from aefast.step import loss as step_loss
 from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.training import engines, fit_steps
 
@@ -645,6 +647,7 @@ def test_both_engines_take_even_minibatches(chunk):
                 rows,
                 optimizer_of(model.parameters()),
                 lambda x, seed, model=model: model.loss(x, seed=seed),
+                whole.largest_minibatch,
             )
             losses = []
             while len(losses) < 6:
@@ -652,6 +655,39 @@ def test_both_engines_take_even_minibatches(chunk):
         assert engine.name == ("loop" if name else "step")
         actual.append(losses)
     assert actual[0] == pytest.approx(actual[1], rel=1e-5)
+
+
+@needs_cpp
+def test_where_the_vendors_product_is_faster_the_rows_of_a_step_decide(vendor_product, monkeypatch):
+    """As in the model's loss: one call takes steps of so many multiplications, and of no more."""
+    monkeypatch.setattr(step_loss, "MOST_PRODUCTS", 12 * 5 * 16)
+
+    def engine(rows, batch_size, **options):
+        model, x = nn.Autoencoder(12, 5), torch.rand(rows, 12)
+        history = aefast.fit(
+            model, x, OPTIMIZERS["adam"](model.parameters()), batch_size=batch_size, **options
+        )
+        refusal = plan_of(model).refusal(x[: options.get("micro_batch_size", batch_size)])
+        assert history.engine == ("step" if refusal is None else "loop")
+        assert refusal is None or history.reason.endswith(step_loss.VENDOR_IS_FASTER)
+        return history.engine
+
+    assert engine(48, 16) == engine(16, 48) == "step"
+    assert engine(48, 17) == engine(17, 48) == "loop"
+    assert engine(48, 48, micro_batch_size=16) == "step"
+    assert engine(48, 48, micro_batch_size=17) == "loop"
+
+
+@needs_cpp
+def test_a_command_asks_for_the_rows_of_its_steps(vendor_product, monkeypatch):
+    pytest.importorskip("safetensors")
+    from tests.training import runs
+
+    monkeypatch.setattr(step_loss, "MOST_PRODUCTS", runs.VISIBLE * 8 * 9)
+    names = [runs.new("ae", batch_size=size)._new_engine().name for size in (9, 10)]
+    assert names == ["step", "loop"]
+    held_out = runs.new("ae", batch_size=100, validation=1 - 9 / runs.ROWS)
+    assert held_out._new_engine().name == "step"
 
 
 def test_float64_rows_of_a_float64_model_are_not_rounded():
