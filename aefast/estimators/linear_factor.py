@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from aefast.distributed.agreement import agree
-from aefast.distributed.group import group_of
+from aefast.distributed.group import Group, group_of
 from aefast.estimators.conversion import (
     DTYPES,
     FloatTransformer,
@@ -130,8 +130,7 @@ class LinearFactorModel(FloatTransformer):
                     f"n_components is {self.n_components!r}; for {samples} samples of {features} "
                     "features it takes an int"
                 )
-            local = group.together(lambda: self._moments_with(X, Moments.none(features)))
-            return self._learn(of_all_ranks(group, local))
+            return self._learn_rows(X, group)
 
     @in_default_modes
     def partial_fit(self, X: MatrixLike, y: object = None) -> Self:
@@ -151,9 +150,8 @@ class LinearFactorModel(FloatTransformer):
             X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=first)
             features = X.shape[1]
             self._check_components(features, f"{features} features")
-            return self._learn(
-                self._moments_with(X, Moments.none(features) if first else self._moments)
-            )
+            before = Moments.none(features) if first else self._moments
+            return self._learn(before.including(X))
 
     @in_default_modes
     def merge(self, other: Self) -> Self:
@@ -298,9 +296,9 @@ class LinearFactorModel(FloatTransformer):
             )
         check_is_fitted(self, msg=message)
 
-    def _moments_with(self, X: Matrix, before: Moments) -> Moments:
-        """The moments of the rows before and of those of X."""
-        return before.including(X)
+    def _learn_rows(self, X: Matrix, group: Group) -> Self:
+        """Estimate from all ranks' rows."""
+        return self._learn(of_all_ranks(group, X))
 
     def _learn(self, moments: Moments) -> Self:
         features = len(moments.mean)

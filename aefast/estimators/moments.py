@@ -182,8 +182,14 @@ def shape_of_all_ranks(group: Group, X: Matrix) -> tuple[int, int]:
     return sum(samples for samples, _ in shapes), X.shape[1]
 
 
-def of_all_ranks(group: Group, local: Moments) -> Moments:
-    """The moments of all ranks' rows, the same bits on each rank."""
+def of_all_ranks(group: Group, X: Matrix, *, single: bool = False) -> Moments:
+    """The moments of all ranks' rows, of which X are this one's: the same bits on each rank.
+
+    Args:
+        single: as :meth:`Moments.including` takes it, of this rank's rows.
+    """
+    none = Moments.none(X.shape[1])
+    local = group.together(lambda: none.including(X, single=single))
     return reduce(Moments.merged, group.gather(local))
 
 

@@ -1,16 +1,18 @@
 """Principal component analysis: the optimal linear autoencoder."""
 
 from numbers import Integral, Real
+from typing import Self
 
 import numpy as np
 import torch
 from sklearn.utils.extmath import svd_flip
 from torch import Tensor
 
+from aefast.distributed.group import Group
 from aefast.estimators.conversion import Matrix, RandomState
 from aefast.estimators.dimension import by_likelihood, by_share
 from aefast.estimators.linear_factor import LinearFactorModel
-from aefast.estimators.moments import Moments, as_double
+from aefast.estimators.moments import Moments, as_double, of_all_ranks
 from aefast.estimators.spectrum import leading_axes
 from aefast.ops.shared import checks
 
@@ -18,6 +20,9 @@ SOLVERS = ("auto", "full", "covariance_eigh", "arpack", "randomized")
 
 # Samples a feature, from which on scikit-learn too takes the covariance of float32 data in float32.
 TALL = 10
+
+# The bound of an element's error in a covariance of float32 products: see Moments.including.
+SINGLE_ROUNDING = 4096 * 2.0**-24
 
 
 class PCA(LinearFactorModel):
@@ -35,10 +40,13 @@ class PCA(LinearFactorModel):
     subspace have no density: their likelihood is finite, and says nothing. ``whiten`` leaves the
     likelihood alone, as it should (scikit-learn's changes).
 
-    Of float32 data with at least ten samples a feature the covariance's products are taken in
-    float32, and added up in float64: with u = 2^-24 an element C_ij of the covariance is off by at
-    most 4096 u sqrt(C_ii C_jj), and on data at random by some 2 u of that.
-    ``svd_solver="full"`` takes them in float64, as all else is.
+    Of float32 data with at least ten samples a feature ``fit`` takes the covariance's products in
+    float32, and adds them up in float64: with u = 2^-24 an element C_ij of the covariance is off by
+    at most 4096 u sqrt(C_ii C_jj), and on data at random by some 2 u of that. Where the noise
+    variance, or the least eigenvalue if all are kept, is not above ``4096 u sqrt(max C_ii tr C)``,
+    it takes them once more, in float64. ``svd_solver="full"``, ``n_components="mle"``, which looks
+    at the least eigenvalues, and ``partial_fit``, whose earlier rows are gone, take them in float64
+    alone, as all else is.
 
     Args:
         n_components: K, the numbers in a code, at most ``min(n_samples, n_features)``; None takes
@@ -110,10 +118,23 @@ class PCA(LinearFactorModel):
     def _least_samples(self, features: int) -> int:
         return max(2, features) if self.n_components == "mle" else super()._least_samples(features)
 
-    def _moments_with(self, X: Matrix, before: Moments) -> Moments:
+    def _learn_rows(self, X: Matrix, group: Group) -> Self:
         is_tall = X.shape[0] >= TALL * X.shape[1]
-        is_single = X.dtype == np.float32 and is_tall and self.svd_solver != "full"
-        return before.including(X, single=is_single)
+        is_exact = self.svd_solver == "full" or self.n_components == "mle"
+        is_single = X.dtype == np.float32 and is_tall and not is_exact
+        if any(group.gather(is_single)):
+            self._learn(of_all_ranks(group, X, single=is_single))
+            if self._is_above_rounding():
+                return self
+        return super()._learn_rows(X, group)
+
+    def _is_above_rounding(self) -> bool:
+        """Whether float32 products give the noise, or the least variance where all are kept."""
+        variances = self._moments.variances
+        among = min(self._moments.count, len(variances))
+        is_whole = self.n_components_ == among
+        least = self.explained_variance_[-1] if is_whole else self.noise_variance_
+        return bool(least > SINGLE_ROUNDING * (variances.max() * variances.sum()) ** 0.5)
 
     def _estimate(self, moments: Moments, n_components: int) -> None:
         variances, axes, total = principal_axes(moments, n_components)

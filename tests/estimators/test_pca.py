@@ -186,6 +186,40 @@ def test_tall_float32_data_are_as_exact_as_their_products():
     np.testing.assert_allclose(exact.components_, doubled.components_, rtol=0, atol=1e-14)
 
 
+def planted(noise):
+    """Float32 rows of two factors and a little noise: its variance, 1e-8, is less than what float32
+    rounds in products of the factors'."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(2000, 2)) @ rng.normal(size=(2, 20))
+    return (rows + noise * rng.normal(size=(2000, 20))).astype(np.float32)
+
+
+@pytest.mark.parametrize("components", [2, 5, None, 0.9, 0.9999999, "mle"])
+def test_variances_below_float32s_rounding_are_those_of_float64_products(components):
+    X = planted(noise=1e-4)
+    actual, expected = PCA(components).fit(X), PCA(components).fit(X.astype(np.float64))
+    assert actual.n_components_ == expected.n_components_
+    np.testing.assert_allclose(actual.explained_variance_, expected.explained_variance_, rtol=1e-6)
+    assert actual.noise_variance_ == pytest.approx(expected.noise_variance_, rel=1e-6)
+    assert actual.score(X) == pytest.approx(expected.score(X), abs=1e-6)
+
+
+def test_float32_products_are_kept_where_no_variance_is_below_their_rounding():
+    X = planted(noise=0.3)
+    exact, single = PCA(2, svd_solver="full").fit(X), PCA(2).fit(X)
+    assert 0 < abs(single.noise_variance_ / exact.noise_variance_ - 1) < 1e-4
+    assert single.score(X) == pytest.approx(exact.score(X), abs=1e-4)
+
+
+def test_partial_fit_of_tall_float32_batches_is_as_exact_as_fit():
+    """The earlier batches are gone when the spectrum shows that they need float64."""
+    X = planted(noise=1e-4)
+    parts, whole = PCA(2), PCA(2).fit(X.astype(np.float64))
+    for batch in np.split(X, 4):
+        parts.partial_fit(batch)
+    assert parts.noise_variance_ == pytest.approx(whole.noise_variance_, rel=1e-6)
+
+
 def test_digits_in_a_pipeline_and_a_grid_search():
     X, y = load_digits(return_X_y=True)
     pipeline = make_pipeline(PCA(), LogisticRegression(max_iter=200))
