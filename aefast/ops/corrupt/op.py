@@ -13,7 +13,7 @@ from aefast import backend, random
 from aefast.ops.corrupt import eager
 from aefast.ops.corrupt.noise import KINDS, Noise
 from aefast.ops.shared import checks, dispatch
-from aefast.ops.shared.autograd import Context, KernelFunction
+from aefast.ops.shared.autograd import Context, KernelFunction, check_not_freed
 from aefast.ops.shared.registered import registered
 
 
@@ -70,6 +70,7 @@ class _Corrupt(KernelFunction):
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
         if ctx.noise.kind == "gaussian":
             return grad, None, None
+        check_not_freed(ctx)
         masking = ctx.noise.masking()
         if dispatch.is_transformed(grad) or dispatch.is_traced(grad):
             return eager.corrupt(grad, masking), None, None

@@ -94,6 +94,16 @@ class _OfTransform:
         setattr(self._ctx, name, value)
 
 
+def check_not_freed(ctx: Context) -> None:
+    """Check in a backward pass that saved no tensor that it may run: as in PyTorch, once, and again
+    if the pass before retained the graph.
+
+    Raises:
+        RuntimeError: the graph was freed.
+    """
+    _ = ctx.saved_tensors  # the error is torch's own, and is raised where nothing was saved, too
+
+
 def requiring_gradient(tensor: Any, is_needed: bool) -> Any:
     """The same tensor, or one of the same numbers that requires the gradient that is needed: what
     came out of a transform of torch.func that has ended requires none."""
