@@ -287,6 +287,7 @@ def compare(
     scale: float,
     threads: int,
 ) -> float: ...
+def in_signal_handler() -> bool: ...
 def layer_penalty(
     saved: _Matrix,
     squares: int,

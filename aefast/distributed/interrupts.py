@@ -1,49 +1,111 @@
-"""Ctrl-C in a process group: one rank receives it, and all ranks stop after the same step."""
+"""Ctrl-C during training: it ends a call after a whole step, and on all ranks of a group."""
 
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
+from aefast.backend import extension
 from aefast.distributed.group import Group
+
+Handler = Callable[[int, FrameType | None], object]
+
+# The signals whose handlers end what a program does: Ctrl-C, a request to end, and a timer.
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)
+]
+
+
+class Interrupts:
+    """Ctrl-C, and other signals whose handlers may raise, during a call that takes steps.
+
+    A handler is called at once between two steps, and after a step that is being taken. In a group
+    the ranks ask each other between their steps whether Ctrl-C came to one of them: a rank that
+    raised in the middle of a step would leave the others waiting. When a signal comes a second time
+    its handler is called at once.
+
+    Args:
+        handlers: the program's handlers, by signal.
+        are_asked_for: whether ranks ask for it, so that no handler is called after a step.
+    """
+
+    def __init__(self, handlers: Mapping[int, Handler], are_asked_for: bool = False) -> None:
+        self._handlers = handlers
+        self._are_asked_for = are_asked_for
+        self._is_step = self._is_undone = False
+        self._noted: dict[int, FrameType | None] = {}
+
+    @property
+    def have_come(self) -> bool:
+        return bool(self._noted)
+
+    @contextlib.contextmanager
+    def whole_step(self, is_undone: bool = False) -> Iterator[None]:
+        """Some steps, and what is recorded of them, which no handler breaks off.
+
+        ``is_undone``: a call of the C++ kernels takes them, which looks for signals in its first
+        step alone, and undoes it. There a handler is called at once: a step may take seconds.
+        """
+        self._is_step, self._is_undone = True, is_undone
+        try:
+            yield
+        finally:
+            self._is_step = False
+            while self._noted and not self._are_asked_for:
+                number, frame = self._noted.popitem()
+                self._handlers[number](number, frame)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signals."""
+        waits = self._are_asked_for or (self._is_step and not self._is_in_kernels())
+        if waits and number not in self._noted:
+            self._noted[number] = frame
+        else:
+            self._noted.pop(number, None)
+            self._handlers[number](number, frame)
+
+    def _is_in_kernels(self) -> bool:
+        return self._is_undone and extension().in_signal_handler()
 
 
 @contextlib.contextmanager
-def noted_interrupts(group: Group) -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C came, which the ranks ask each other between their steps: one that raised in
-    the middle of a step would leave the others waiting. A second Ctrl-C raises at once.
-
-    Of a process that is alone Ctrl-C raises as ever. A handler that the program has set stays in
-    place.
-    """
-    if group.size == 1:
-        yield lambda: False
+def noted_interrupts(group: Group) -> Iterator[Interrupts]:
+    """The signals of a call as :class:`Interrupts`. A call in the callback of another shares the
+    outer one's. In a group a handler that the program has set stays in place."""
+    outer = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+    if isinstance(outer, Interrupts):
+        yield outer
         return
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
-    interrupts: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        interrupts.append(number)
-        if len(interrupts) > 1:
-            signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, note)
+    handlers = _handlers(group)
+    interrupts = Interrupts(handlers, are_asked_for=group.size > 1)
+    for number in handlers:
+        signal.signal(number, interrupts.note)
     try:
-        yield lambda: bool(interrupts)
+        yield interrupts
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if interrupts:  # it came after the last step, when no rank waits any more
+        for number, handler in handlers.items():
+            if signal.getsignal(number) == interrupts.note:  # no callback has set another one
+                signal.signal(number, handler)
+    if interrupts.have_come:  # it came after the last step, when no rank waits any more
         raise KeyboardInterrupt
 
 
-def stop_together(group: Group, is_interrupted: bool) -> None:
+def _handlers(group: Group) -> dict[int, Handler]:
+    """The handlers that wait for the end of a step. Python calls handlers on its main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    set_handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    if group.size == 1:
+        return {number: handler for number, handler in set_handlers.items() if callable(handler)}
+    is_default = set_handlers[signal.SIGINT] is signal.default_int_handler
+    return {signal.SIGINT: signal.default_int_handler} if is_default else {}
+
+
+def stop_together(group: Group, interrupts: Interrupts) -> None:
     """
     Raises:
         KeyboardInterrupt: on each rank, that it came to one.
     """
-    if any(group.any(is_interrupted)):
+    if any(group.any(interrupts.have_come)):
         raise KeyboardInterrupt

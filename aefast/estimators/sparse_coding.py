@@ -139,12 +139,13 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         rows = DistributedRows.joined(group, as_tensor(X))
         self._start(rows, rng)
         self.n_iter_ = self.n_iter if self.max_iter is None else self.max_iter
-        with noted_interrupts(group) as is_interrupted:
+        with noted_interrupts(group) as interrupts:
             for _ in range(self.n_iter_):
                 order = torch.from_numpy(rng.permutation(rows.count))
                 for batch in gen_batches(rows.count, self.batch_size):
-                    stop_together(group, is_interrupted())
-                    self._step(rows.batch(order[batch]), rng)
+                    stop_together(group, interrupts)
+                    with interrupts.whole_step():
+                        self._step(rows.batch(order[batch]), rng)
         return self
 
     @in_default_modes

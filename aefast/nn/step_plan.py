@@ -188,13 +188,13 @@ class PlannedDictionary(NamedTuple):
 AnyPlanned = PlannedStep | PlannedMachine | PlannedDictionary
 
 
-def check_width(width: int, step: AnyPlanned) -> None:
+def check_width(width: int, step: AnyPlanned, argument: str = "data") -> None:
     """
     Raises:
         ValueError: the model takes rows of another width.
     """
     if width != step.width:
-        raise ValueError(f"data has rows of {width} numbers; the model takes {step.width}")
+        raise ValueError(f"{argument} has rows of {width} numbers; the model takes {step.width}")
 
 
 def plan_of(model: Any) -> AnyPlanned | str:

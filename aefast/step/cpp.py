@@ -201,24 +201,27 @@ def fit(
     """
     epochs = -(-len(schedule.order) // schedule.epoch_rows)
     losses = torch.empty(epochs * schedule.steps_per_epoch, dtype=torch.float64, device="cpu")
-    steps, is_finite = _C.fit(
-        plan=plan,
-        data=rows.data,
-        targets=None if targets is None else targets.data,
-        order=schedule.order.data_ptr(),
-        count=len(schedule.order),
-        epoch_rows=schedule.epoch_rows,
-        batch_size=min(schedule.batch_size, schedule.epoch_rows),  # C++ allocates so many rows
-        is_even=schedule.is_even,
-        seeds=schedule.seeds,
-        first_step=schedule.first_step,
-        parameters=[parameter.data_ptr() for parameter in parameters],
-        updates=optimizer.updates(),
-        updated=optimizer.numbers,
-        losses=losses.data_ptr(),
-        seconds=seconds,
-        precision=precision(),
-        threads=torch.get_num_threads(),
-    )
-    optimizer.advance(steps)
+    steps = 0
+    try:
+        steps, is_finite = _C.fit(
+            plan=plan,
+            data=rows.data,
+            targets=None if targets is None else targets.data,
+            order=schedule.order.data_ptr(),
+            count=len(schedule.order),
+            epoch_rows=schedule.epoch_rows,
+            batch_size=min(schedule.batch_size, schedule.epoch_rows),  # C++ allocates so many rows
+            is_even=schedule.is_even,
+            seeds=schedule.seeds,
+            first_step=schedule.first_step,
+            parameters=[parameter.data_ptr() for parameter in parameters],
+            updates=optimizer.updates(),
+            updated=optimizer.numbers,
+            losses=losses.data_ptr(),
+            seconds=seconds,
+            precision=precision(),
+            threads=torch.get_num_threads(),
+        )
+    finally:  # also where Ctrl-C ended the first step
+        optimizer.advance(steps)
     return losses[: steps if is_finite else steps + 1].tolist()

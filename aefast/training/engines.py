@@ -33,6 +33,7 @@ from aefast.step import optimizers
 from aefast.step.loss import VENDOR_IS_FASTER
 from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.training.graph_engine import graph_engine
+from aefast.training.held_out import Samples
 
 if TYPE_CHECKING:
     from aefast.step import cpp
@@ -250,7 +251,7 @@ def _kernel_step(
         if isinstance(kernel_rows, str):
             return kernel_rows
         if planned.unit_interval_reason is not None:
-            _check_unit_interval(side, planned.unit_interval_reason)
+            _check_unit_interval(side, "data", planned.unit_interval_reason)
         sides.append(_Side(side, kernel_rows))
     return StepEngine(model, planned, sides, optimizer)
 
@@ -262,7 +263,30 @@ class _Side(NamedTuple):
     rows: "cpp.Rows"
 
 
-def _check_unit_interval(dataset: Dataset, reason: str) -> None:
+def check_held_out(model: Trainable, dataset: Samples | None, held_out: Samples) -> None:
+    """Check held-out rows before any step is taken: their loss is computed after an epoch.
+
+    Raises:
+        TypeError, ValueError: they have not the width of the data or the model, a target each where
+            the data have none, or numbers outside [0, 1] that the model does not take.
+    """
+    sides = _sides_of(held_out)
+    if dataset is not None:
+        if isinstance(dataset, PairedRows) != isinstance(held_out, PairedRows):
+            raise TypeError("of data and validation one is a pair; it takes two of them, or none")
+        for side, trained in zip(sides, _sides_of(dataset), strict=True):
+            width, expected = side.rows.shape[1], trained.rows.shape[1]
+            if width != expected:
+                raise ValueError(f"validation has rows of {width} numbers; data has {expected}")
+    planned = plan_of(model)
+    if isinstance(planned, str):
+        return
+    check_width(sides[0].rows.shape[1], planned, "validation")
+    if planned.unit_interval_reason is not None and isinstance(sides[0], Dataset):
+        _check_unit_interval(sides[0], "validation", planned.unit_interval_reason)
+
+
+def _check_unit_interval(dataset: Dataset, argument: str, reason: str) -> None:
     """Check the data's bounds once, in place of the check in each loss.
 
     Raises:
@@ -271,7 +295,7 @@ def _check_unit_interval(dataset: Dataset, reason: str) -> None:
     low, high = dataset.low, dataset.high
     if not math.isfinite(low - high):
         low, high = float(dataset.rows.min()), float(dataset.rows.max())
-    checks.check_bounds(low, high, "data", reason)
+    checks.check_bounds(low, high, argument, reason)
 
 
 class StepEngine:

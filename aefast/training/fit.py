@@ -2,7 +2,8 @@
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,10 +37,7 @@ from aefast.training.arguments import (
     rows_or_pairs,
     with_loss,
 )
-from aefast.training.engines import (
-    TrainingLoop,
-    release_memory,
-)
+from aefast.training.engines import TrainingLoop, check_held_out, release_memory
 from aefast.training.evaluation import held_out_loss, loss_of
 from aefast.training.fit_steps import (
     Callback,
@@ -48,6 +46,7 @@ from aefast.training.fit_steps import (
     EngineChoice,
     EpochSeed,
     StreamSteps,
+    in_training,
 )
 from aefast.training.held_out import Samples, on_scale_of
 from aefast.training.plain_model import PlainModel
@@ -98,12 +97,14 @@ def fit(
     validation: Rows | tuple[Rows, Rows] | None = None,
     callback: Callback | None = None,
     micro_batch_size: int | None = None,
+    first_epoch: int | None = None,
     process_group: "ProcessGroup | str | None" = "default",
 ) -> History:
     """Train a model for some epochs: any number of steps, the optimizer's included, in one call.
 
     Epoch e is what this loop does, with the same minibatches and draws, and parameters that are
-    equal to rounding::
+    equal to rounding. Of a top-k dictionary rounding may select another latent, where two
+    pre-activations are nearly equal, and what follows differs by more::
 
         for n, x in enumerate(aefast.data.batches(data, batch_size, seed=seed, epoch=e)):
             optimizer.zero_grad()
@@ -111,8 +112,9 @@ def fit(
             optimizer.step()
 
     Epochs may be split over calls: with the same optimizer and seed, or with ``torch.manual_seed``
-    and no seed, the next call goes on with the next epoch, also after one that was broken off.
-    Nothing depends on the number of threads.
+    and no seed, the next call goes on with the next epoch, also after one that was broken off. An
+    optimizer that was loaded from a checkpoint, or copied, does not know how many there were:
+    ``first_epoch`` says it. Nothing depends on the number of threads.
 
     On a CPU C++ takes the whole step where the model is one of :mod:`aefast.nn` with nothing on its
     layers, its parameters and the data are float32 (or uint8), and the optimizer is ``SGD``,
@@ -149,8 +151,9 @@ def fit(
             transcoder takes pairs: a tuple ``(inputs, targets)`` of such rows, ``[N, D]`` and
             ``[N, O]``, or a function whose batches are tuples. The loop above trains on them, with
             ``target=`` in the loss, or C++ where it takes the model's steps.
-        optimizer: of the model's parameters. Its settings are read at the start of each epoch. Its
-            state is as if it had taken the steps itself.
+        optimizer: of the model's parameters. Its settings are read at the start of each epoch and
+            after each call of ``callback``, which may change them. Its state is as if it had taken
+            the steps itself.
         epochs: passes over the data, at least 0.
         batch_size: rows a step; an epoch's last step may have fewer.
         seed: of the order of the rows and of all draws, an int in [0, 2**63); None draws one for
@@ -162,10 +165,13 @@ def fit(
         validation: held-out rows, or pairs of them, whose mean loss in evaluation mode is taken
             after each epoch, on the data's scale: uint8 ones are divided by what uint8 data are.
         callback: called a few times a second with a :class:`TrainingProgress`; True ends the
-            training. In a process group a rank may do without.
+            training. After it the model is in training mode again. In a process group a rank may do
+            without.
         micro_batch_size: the most rows that are computed at once: a step's gradients are added up
             over parts of its minibatch, or of a rank's rows of it, to the whole's, to rounding. It
             bounds the memory that a step takes. None computes all rows together.
+        first_epoch: the number of the first epoch, which decides its minibatches and draws
+            together with ``seed``; None goes on after the last call with this optimizer and seed.
         process_group: whose ranks train together, each of which makes the call: ``"default"``,
             torch's default group where there is one; a ``torch.distributed.ProcessGroup``; or None,
             this process alone.
@@ -186,7 +192,7 @@ def fit(
         aefast.distributed.group.LostRankError: a rank is gone; or, as a LateRankError, it did not
             make the call or hangs, and the group's timeout is over: 10 minutes, or half an hour
             with gloo, or what ``init_process_group(timeout=)`` set.
-        KeyboardInterrupt: after a whole step, and on all ranks.
+        KeyboardInterrupt: after a whole step, and on all ranks. A second Ctrl-C does not wait.
 
     >>> import torch, aefast
     >>> model = aefast.nn.DenoisingAutoencoder(64, 32)
@@ -201,7 +207,9 @@ def fit(
     group = current() if process_group == "default" else group_of(process_group)
 
     def begin() -> _Call:
-        settings = _checked_settings(epochs, batch_size, micro_batch_size, seed, shuffle)
+        settings = _checked_settings(
+            epochs, batch_size, micro_batch_size, seed, shuffle, first_epoch
+        )
         if callback is not None and not callable(callback):
             raise TypeError(f"callback is a {type(callback).__name__}; it takes a function or None")
         return _call(model, data, optimizer, loss, validation, settings)
@@ -210,7 +218,7 @@ def fit(
     call.model.train()
     if group.size > 1:
         _begin_together(group, call, optimizer)
-    run = _new_run(call, data, optimizer, group, callback)
+    run = _new_run(call, data, optimizer, group, callback and in_training(call.model, callback))
     start = time.perf_counter()
     try:
         held_out_losses = _train(run, call)
@@ -233,6 +241,7 @@ class _FitSettings(NamedTuple):
     micro_batch_size: int | None
     seed: int | None
     shuffle: bool
+    first_epoch: int | None
 
 
 class _Call(NamedTuple):
@@ -258,7 +267,12 @@ class _Call(NamedTuple):
 
 
 def _checked_settings(
-    epochs: int, batch_size: int, micro_batch_size: int | None, seed: int | None, shuffle: bool
+    epochs: int,
+    batch_size: int,
+    micro_batch_size: int | None,
+    seed: int | None,
+    shuffle: bool,
+    first_epoch: int | None,
 ) -> _FitSettings:
     epochs = checks.check_integer(epochs, "epochs", 2**31)
     batch_size = checks.check_integer(batch_size, "batch_size", 2**31, low=1)
@@ -266,7 +280,11 @@ def _checked_settings(
         seed = checks.check_integer(seed, "seed", random.SEED_LIMIT)
     if micro_batch_size is not None:
         micro_batch_size = checks.check_integer(micro_batch_size, "micro_batch_size", 2**31, low=1)
-    return _FitSettings(epochs, batch_size, micro_batch_size, seed, shuffle)
+    if first_epoch is not None:
+        first_epoch = checks.check_integer(first_epoch, "first_epoch", 2**31)
+        if seed is None:
+            raise ValueError(f"first_epoch is {first_epoch}; without a seed it takes None")
+    return _FitSettings(epochs, batch_size, micro_batch_size, seed, shuffle, first_epoch)
 
 
 def _call(
@@ -286,6 +304,8 @@ def _call(
         dataset = rows_or_pairs(data, "data", model)
     held_out = None if validation is None else rows_or_pairs(validation, "validation", model)
     held_out = on_scale_of(dataset, held_out)
+    if held_out is not None:
+        check_held_out(trained, dataset, held_out)
     if settings.micro_batch_size is not None:
         _check_parts(trained, dataset)
     return _Call(trained, dataset, held_out, settings)
@@ -371,24 +391,25 @@ def _new_run(
 def _train(run: CallSteps, call: _Call) -> list[float]:
     """Take the steps; the held-out loss after each epoch.
 
-    Short epochs are taken several at a time, where no callback or held-out loss comes between.
+    Short epochs are taken several at a time, where no callback or held-out loss comes between, and
+    the seeds of all may be drawn before their steps.
     """
     epochs, seed = call.settings.epochs, call.settings.seed
-    group, optimizer = run.group, run.optimizer
+    group, dataset = run.group, call.dataset
+    if seed is not None and call.settings.first_epoch is not None:
+        _epochs_done.setdefault(run.optimizer, {})[seed] = call.settings.first_epoch
     held_out_losses = []
     looks_up = call.held_out is not None or run.is_watched
-    dataset = call.dataset
-    at_once = 1 if looks_up or dataset is None else max(1, MOST_ROWS // len(dataset))
+    draws_between = seed is None and run.engine.name != "step"  # the model, from torch's generator
+    at_once = 1
+    if dataset is not None and not (looks_up or draws_between):
+        at_once = max(1, MOST_ROWS // len(dataset))
     # Also where the caller is under no_grad or in inference mode, whose tensors cannot be trained.
     interrupts = noted_interrupts(group)
-    with torch.inference_mode(False), torch.enable_grad(), interrupts as run.is_interrupted:
+    with torch.inference_mode(False), torch.enable_grad(), interrupts as run.interrupts:
         for first in range(0, epochs, at_once):
-            epochs_before = run.epochs_begun
-            try:
-                seeds = _epoch_seeds(optimizer, seed, min(at_once, epochs - first))
+            with _epoch_seeds(run, seed, min(at_once, epochs - first)) as seeds:
                 run.take(group.broadcast_object(seeds))
-            finally:
-                _count_epochs(optimizer, seed, run.epochs_begun - epochs_before)
             if call.held_out is not None:
                 held_out_losses.append(group.together(call.held_out_loss))
             if run.is_stopped:
@@ -396,20 +417,31 @@ def _train(run: CallSteps, call: _Call) -> list[float]:
     return held_out_losses
 
 
-def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> list[EpochSeed]:
-    """The seeds of the next epochs with this optimizer."""
-    if seed is None:
-        drawn = [int(random.draw_seed(None, torch.device("cpu"))) for _ in range(count)]
-        return [EpochSeed(one, 0, random.child_seed(one, 0)) for one in drawn]
-    first = _epochs_done.get(optimizer, {}).get(seed, 0)
-    return [
-        EpochSeed(seed, epoch, random.child_seed(seed, epoch))
-        for epoch in range(first, first + count)
-    ]
+@contextmanager
+def _epoch_seeds(run: CallSteps, seed: int | None, count: int) -> Iterator[list[EpochSeed]]:
+    """The seeds of the next epochs. Those that were begun then count as over, also where one was
+    broken off: the next call goes on after them."""
+    before, state = run.epochs_begun, torch.get_rng_state()
+    counts = _epochs_done.setdefault(run.optimizer, {})
+    first = 0 if seed is None else counts.get(seed, 0)
+    try:
+        yield _drawn_seeds(count) if seed is None else _seeds_from(seed, first, count)
+    finally:
+        begun = run.epochs_begun - before
+        if seed is not None:
+            counts[seed] = first + begun
+        elif begun < count:
+            torch.set_rng_state(state)
+            _drawn_seeds(begun)
 
 
-def _count_epochs(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> None:
-    """Add the epochs that were begun; one that was broken off counts as over."""
-    if seed is not None:
-        counts = _epochs_done.setdefault(optimizer, {})
-        counts[seed] = counts.get(seed, 0) + count
+def _drawn_seeds(count: int) -> list[EpochSeed]:
+    """The seeds of so many epochs from torch's default generator."""
+    drawn = [int(random.draw_seed(None, torch.device("cpu"))) for _ in range(count)]
+    return [EpochSeed(one, 0, random.child_seed(one, 0)) for one in drawn]
+
+
+def _seeds_from(seed: int, first: int, count: int) -> list[EpochSeed]:
+    """The seeds of so many epochs from the first one on."""
+    epochs = range(first, first + count)
+    return [EpochSeed(seed, epoch, random.child_seed(seed, epoch)) for epoch in epochs]

@@ -13,6 +13,7 @@ from aefast.data.minibatches import order_of
 from aefast.data.pairs import Pair
 from aefast.distributed.agreement import agree, settings_of
 from aefast.distributed.group import Group
+from aefast.distributed.interrupts import Interrupts
 from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
 from aefast.step.minibatch_schedule import CHUNK_SECONDS, MinibatchSchedule
@@ -53,6 +54,17 @@ class TrainingProgress:
 Callback = Callable[[TrainingProgress], object]
 
 
+def in_training(model: Trainable, callback: Callback) -> Callback:
+    """The callback, after which the model is in training mode: it may evaluate it."""
+
+    def called(progress: TrainingProgress) -> object:
+        result = callback(progress)
+        model.train()
+        return result
+
+    return called
+
+
 class EpochSeed(NamedTuple):
     """The seeds of an epoch.
 
@@ -73,7 +85,7 @@ class CallSteps:
     Attributes:
         engine: takes the steps.
         is_watched: whether any rank has a callback: then all ranks pause for it together.
-        is_interrupted: whether this process got Ctrl-C.
+        interrupts: Ctrl-C, which ends the call after a step.
         losses: the loss of each step so far.
         is_stopped: whether a callback has ended the training.
     """
@@ -90,7 +102,7 @@ class CallSteps:
         self.group = group
         (self.is_watched,) = group.any(callback is not None)
         self.callback = callback
-        self.is_interrupted: Callable[[], bool] = lambda: False
+        self.interrupts = Interrupts({})
         self.losses: list[float] = []
         self.is_stopped = False
         self.last_report, self.reported_steps, self.reported_samples = time.perf_counter(), 0, 0
@@ -115,7 +127,8 @@ class CallSteps:
         """
         now = time.perf_counter()
         is_interrupted, is_due = self.group.any(
-            self.is_interrupted(), self.is_watched and now - self.last_report >= CALLBACK_SECONDS
+            self.interrupts.have_come,
+            self.is_watched and now - self.last_report >= CALLBACK_SECONDS,
         )
         if is_interrupted:
             raise KeyboardInterrupt
@@ -160,10 +173,11 @@ class StreamSteps(CallSteps):
             for number, batch in enumerate(self._begun()):
                 x = self._checked(batch)
                 rows = len(x.inputs if isinstance(x, Pair) else x)
-                loss = float(self.steps.step(x, random.child_seed(epoch.draws, number)))
-                check_finite([loss], len(self.losses))
-                self.losses.append(loss)
-                self.samples += rows
+                with self.interrupts.whole_step():
+                    loss = float(self.steps.step(x, random.child_seed(epoch.draws, number)))
+                    self.losses.append(loss)
+                    self.samples += rows
+                check_finite([loss], len(self.losses) - 1)
                 self._report_progress(self.epoch_count - 1, self.samples)
                 if self.is_stopped:
                     return
@@ -255,9 +269,10 @@ class DatasetSteps(CallSteps):
         first, remaining = len(self.losses), schedule
         seconds = CHUNK_SECONDS if self.group.size == 1 else CALLBACK_SECONDS
         while len(remaining.order) and not self.is_stopped:
-            losses = self.engine.run(remaining, seconds)
-            check_finite(losses, len(self.losses))
-            self.losses += losses
+            steps = len(self.losses)
+            with self.interrupts.whole_step(is_undone=self.engine.name == "step"):
+                self.losses += self.engine.run(remaining, seconds)
+            check_finite(self.losses[steps:], steps)
             remaining = schedule.after(len(self.losses) - first)
             steps = len(self.losses)
             if self._report_progress((steps - 1) // self.steps_per_epoch, self._rows_before(steps)):

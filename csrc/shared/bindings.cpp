@@ -27,6 +27,7 @@ bool signal_handlers_raise() {
 
 void bind_process(py::module_& module) {
     module.def("enter_forked_child", &enter_forked_child);
+    module.def("in_signal_handler", &in_signal_handler);
     handle_signals_with(&signal_handlers_raise);
     py::register_exception_translator([](std::exception_ptr thrown) {
         try {

@@ -37,7 +37,10 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     ),
     "other data": (DIFFERS.format("data's checksum"),),
     "other held-out rows": (DIFFERS.format("validation data's checksum"),),
-    "held-out rows of another width": (DIFFERS.format("validation data's shape"),),
+    "held-out rows of another width": (
+        OTHER.format("validation has rows of 11 numbers; data has 12"),
+        "ValueError: validation has rows of 11 numbers; data has 12",
+    ),
     "another rate": (DIFFERS.format("the optimizer's lr"),),
     "another optimizer": (DIFFERS.format("the optimizer"),),
     "another corruption": (DIFFERS.format("the model's noise_level"),),

@@ -343,6 +343,200 @@ def test_an_interrupt_leaves_a_whole_step(heard_interrupts):
     aefast.fit(model, rows, optimizer, seed=0)  # and it goes on
 
 
+class HalfStep(torch.optim.SGD):
+    """An optimizer that gets Ctrl-C between two parameters of its step number ``at``."""
+
+    at, steps, signal = 3, 0, signal.SIGINT
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.steps += 1
+        for number, parameter in enumerate(self.param_groups[0]["params"]):
+            parameter -= 0.01 * parameter.grad
+            if self.steps == self.at and number == 0:
+                signal.raise_signal(self.signal)
+            self.state[parameter]["step"] = self.steps
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_an_interrupt_of_the_ordinary_loop_leaves_a_whole_step(heard_interrupts, is_stream):
+    model = nn.Autoencoder(8, 4)
+    optimizer = HalfStep(model.parameters())
+    rows = torch.rand(12, 8)
+    data = (lambda: rows.split(2)) if is_stream else rows
+    with pytest.raises(KeyboardInterrupt):
+        aefast.fit(model, data, optimizer, epochs=100, batch_size=2, seed=0)
+    assert {state["step"] for state in optimizer.state.values()} == {optimizer.steps}
+    assert optimizer.steps >= 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="the system has no timers")
+def test_a_timer_that_raises_leaves_a_whole_step():
+    class OverTimeError(Exception):
+        pass
+
+    def handler(number, frame):
+        raise OverTimeError
+
+    model = nn.Autoencoder(8, 4)
+    optimizer = HalfStep(model.parameters())
+    optimizer.signal = signal.SIGALRM
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pytest.raises(OverTimeError):
+            aefast.fit(model, torch.rand(12, 8), optimizer, epochs=100, batch_size=2, seed=0)
+        assert signal.getsignal(signal.SIGALRM) is handler
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert {state["step"] for state in optimizer.state.values()} == {optimizer.steps}
+
+
+def interrupted(model, rows, optimizer, **settings):
+    """Let Ctrl-C come while a call of fit takes its steps."""
+
+    def interrupt():
+        while not optimizer.state:
+            time.sleep(0.01)
+        time.sleep(0.15)
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        aefast.fit(model, rows, optimizer, epochs=10**6, **settings)
+    thread.join()
+    return int(next(iter(optimizer.state.values()))["step"])
+
+
+@needs_cpp
+@pytest.mark.parametrize("seed", [0, None])
+def test_after_an_interrupt_the_next_epoch_follows(heard_interrupts, seed):
+    """Its losses are those of the epoch after the one that was broken off: with a learning rate of
+    0 an epoch's losses depend on its rows and noise alone."""
+    torch.manual_seed(0)
+    model, rows = nn.DenoisingAutoencoder(16, 8), torch.rand(600, 16)
+    new = functools.partial(torch.optim.Adam, [*model.parameters()], lr=0.0)
+    torch.manual_seed(1)
+    optimizer = new()
+    steps = interrupted(model, rows, optimizer, batch_size=100, seed=seed)
+    after = aefast.fit(model, rows, optimizer, batch_size=100, seed=seed).losses
+    epochs = -(-steps // 6)
+    torch.manual_seed(1)
+    whole = aefast.fit(model, rows, new(), epochs=epochs + 1, batch_size=100, seed=seed).losses
+    assert torch.equal(after, whole[-6:])
+
+
+@needs_cpp
+def test_an_interrupted_machine_counts_the_steps_that_it_took(heard_interrupts):
+    machine, rows = nn.RBM(16, 8, chains=10), (torch.rand(200, 16) < 0.3).float()
+    optimizer = torch.optim.Adam(machine.parameters())
+    steps = interrupted(machine, rows, optimizer, batch_size=20, seed=0)
+    assert int(machine.training_steps) == steps
+
+
+@needs_cpp
+def test_an_epoch_that_diverged_counts_as_over():
+    model, rows = nn.Autoencoder(4, 2), torch.rand(20, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    bad = rows.clone()
+    bad[3] = float("nan")
+    with pytest.raises(aefast.training.engines.DivergenceError):
+        aefast.fit(model, bad, optimizer, batch_size=5, seed=0)
+    after = aefast.fit(model, rows, optimizer, batch_size=5, seed=0).losses
+    fresh = torch.optim.SGD(model.parameters(), lr=0.0)
+    whole = aefast.fit(model, rows, fresh, epochs=2, batch_size=5, seed=0).losses
+    assert torch.equal(after, whole[4:])
+
+
+@needs_cpp
+def test_an_interrupted_first_step_leaves_no_state(monkeypatch):
+    from aefast.step import cpp
+
+    model = nn.Autoencoder(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, dampening=0.5)
+
+    def interrupted_step(**arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cpp._C, "fit", interrupted_step)
+    with pytest.raises(KeyboardInterrupt):
+        aefast.fit(model, torch.rand(20, 4), optimizer)
+    assert not optimizer.state
+
+
+def drawing_model():
+    """A plain model that draws from torch's generator, which the ordinary loop trains."""
+    layers = torch.nn.Linear(6, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 6)
+    return torch.nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("split", [[1, 3], [2, 2], [4]])
+def test_without_a_seed_the_split_over_calls_changes_nothing(split):
+    rows = torch.rand(20, 6)
+    parameters = []
+    for epochs, callback in ((split, None), ([4], lambda progress: None)):
+        torch.manual_seed(0)
+        model = drawing_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for count in epochs:
+            aefast.fit(
+                model,
+                rows,
+                optimizer,
+                epochs=count,
+                batch_size=5,
+                loss=torch.nn.L1Loss(),
+                callback=callback,
+            )
+        parameters.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*parameters)
+
+
+def test_a_loaded_optimizer_goes_on_at_the_first_epoch_that_is_said():
+    rows = torch.rand(20, 4)
+    torch.manual_seed(0)
+    model = nn.DenoisingAutoencoder(4, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    aefast.fit(model, rows, optimizer, epochs=2, batch_size=5, seed=0)
+    twin, its_optimizer = copy.deepcopy((model, optimizer))
+    aefast.fit(model, rows, optimizer, epochs=2, batch_size=5, seed=0)
+    aefast.fit(twin, rows, its_optimizer, batch_size=5, seed=0, first_epoch=2)
+    aefast.fit(twin, rows, its_optimizer, batch_size=5, seed=0)
+    assert all(map(torch.equal, model.parameters(), twin.parameters()))
+
+
+def test_after_a_callback_the_model_is_in_training_mode(monkeypatch):
+    class Watched(nn.Autoencoder):
+        def loss(self, x, **settings):
+            modes.append(self.training)
+            return super().loss(x, **settings)
+
+    modes = []
+    model = Watched(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monkeypatch.setattr(fit_steps, "CALLBACK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_steps, "CHUNK_SECONDS", 0.0)  # a callback after each step
+    aefast.fit(
+        model, torch.rand(6, 4), optimizer, batch_size=2, callback=lambda progress: model.eval()
+    )
+    assert modes == [True] * 3
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_held_out_rows_are_checked_before_a_step_is_taken(hooked):
+    model = nn.DenoisingAutoencoder(4, 2, reconstruction="bce")
+    if hooked:
+        model.encoder[0].register_forward_hook(lambda *arguments: None)
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(ValueError, match="validation has rows of 5 numbers; data has 4"):
+        aefast.fit(model, torch.rand(9, 4), optimizer, validation=torch.rand(9, 5))
+    if not hooked:
+        with pytest.raises(ValueError, match="validation"):
+            aefast.fit(model, torch.rand(9, 4), optimizer, validation=torch.rand(9, 4) + 1)
+    assert not optimizer.state
+
+
 @pytest.mark.parametrize("state", [7.0, -1.0, float("nan")])
 def test_chains_of_no_bernoulli_states_are_refused(state):
     model = nn.RBM(12, 5, chains=10)
