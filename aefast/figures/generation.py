@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aefast.estimators import ProbabilisticPCA
 from aefast.figures.digits import load_digits, plot_images, shuffled, subfigures, train
+from aefast.figures.rbm import learning
 from aefast.nn import RBM, Autoencoder, StochasticAutoencoder, VariationalAutoencoder
 from aefast.nn.initialization import initialized
 
@@ -91,16 +92,11 @@ def sample_plain(data: Tensor, count: int) -> dict[str, Tensor]:
 def sample_rbm(data: Tensor, count: int) -> Tensor:
     """The means of the visible units, as the others' samples are means."""
     machine = initialized(lambda: RBM(data.shape[1], 100, chains=100), seed=0)
-    steps = shuffled(len(data), 100, epochs=150)
-    optimizer = torch.optim.SGD(machine.parameters(), lr=0.1, momentum=0.5)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, len(steps))
+    batches = [data[rows] for rows in shuffled(len(data), 100, epochs=150)]
     with torch.no_grad():
         machine.visible_bias.copy_(data.mean(0).clamp(0.01, 0.99).logit())
-    for step, rows in enumerate(steps):
-        optimizer.zero_grad()
-        machine.loss(data[rows], seed=step).backward()
-        optimizer.step()
-        schedule.step()
+    for _ in learning(machine, batches, weight_decay=0):
+        pass
     with torch.no_grad():
         return machine.reconstruct(machine.sample(count, k=1000, seed=0))
 

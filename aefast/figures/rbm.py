@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from aefast.figures.digits import load_digits, plot_images, shuffled, subfigures
 from aefast.nn import RBM, annealed_importance_sampling, exact_log_partition
 from aefast.nn.initialization import initialized
+from aefast.training.engines import TrainingLoop
+from aefast.training.evaluation import loss_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,10 +80,9 @@ def learning(machine: RBM, batches: Sequence[Tensor], *, weight_decay: float) ->
         machine.parameters(), lr=0.1, momentum=0.5, weight_decay=weight_decay
     )
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.01, len(batches))
+    loop = TrainingLoop(machine, optimizer, partial(loss_of, machine), "the rate falls each step")
     for step, batch in enumerate(batches):
-        optimizer.zero_grad()
-        machine.loss(batch, seed=step).backward()
-        optimizer.step()
+        loop.step(batch, seed=step)
         schedule.step()
         yield
 
