@@ -179,6 +179,11 @@ def reading(rows: object, name: str) -> Iterator[None]:
         _check_whole(mapped_rows, guard, name)
 
 
+def is_mapped(rows: np.ndarray) -> bool:
+    """Whether rows are a memory map, or a view of one."""
+    return _mapped_under(rows) is not None
+
+
 def _mapped_under(rows: object) -> np.memmap | None:
     """The memory map that an array is or views; None if there is none."""
     while isinstance(rows, np.ndarray):
@@ -216,7 +221,7 @@ def _summary(rows: np.ndarray, name: str) -> tuple[float, float, int]:
     for first, chunk in chunks(rows):
         with reading(rows, name):
             least, most = float(chunk.min()), float(chunk.max())
-            crc = zlib.crc32(chunk.data, checksum)
+            crc = zlib.crc32(np.ascontiguousarray(chunk).data, checksum)
         if not (least >= -LARGEST and most <= LARGEST):
             row, column = _first_wrong(chunk)
             raise DataError(

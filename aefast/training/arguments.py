@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from aefast.acceleration.objective import NAMED, check_loss
 from aefast.data import Dataset
-from aefast.data.dataset import from_array
+from aefast.data.dataset import from_array, is_mapped
 from aefast.data.elements import check_elements
 from aefast.data.pairs import PairedRows
 from aefast.data.tensor_rows import TensorRows
@@ -77,6 +78,29 @@ def rows_of(data: object, argument: str, model: nn.Module) -> Dataset | TensorRo
         rows = data.reshape(len(data), -1)  # the losses check its bounds, which are left open here
         return Dataset(rows, data.shape[1:], 1.0, argument, -np.inf, np.inf, 0)
     return from_array(data, argument)
+
+
+def as_kernels_read(
+    data: Dataset | TensorRows | PairedRows, model: nn.Module
+) -> Dataset | TensorRows | PairedRows:
+    """The data, laid out as C++ reads rows: float32, or uint8 for bits and bytes, each row's
+    numbers side by side. What lies otherwise in memory is copied once.
+
+    Rows that are mapped from files stay there, and those of a model that is not float32 on a CPU
+    are as they were given.
+    """
+    if isinstance(data, PairedRows):
+        sides = (as_kernels_read(side, model) for side in (data.inputs, data.targets))
+        return PairedRows(*sides, "data")  # type: ignore[arg-type]
+    if type(data) is not Dataset or is_mapped(data.rows) or not _is_plain(model):
+        return data
+    dtype = np.uint8 if data.rows.dtype in (np.bool_, np.uint8) else np.float32
+    is_laid_out = data.rows.strides[1] == data.rows.itemsize and data.rows.flags.aligned
+    if data.rows.dtype == dtype and is_laid_out:
+        return data
+    rows = np.ascontiguousarray(data.rows, dtype)
+    low, high = (float(np.float32(bound)) for bound in (data.low, data.high))
+    return replace(data, rows=rows, low=low, high=high)
 
 
 def _is_plain(model: nn.Module) -> bool:

@@ -32,6 +32,7 @@ from aefast.ops.shared import checks
 from aefast.training.arguments import (
     Batches,
     Rows,
+    as_kernels_read,
     check_function,
     check_optimizer,
     rows_or_pairs,
@@ -117,11 +118,13 @@ def fit(
     ``first_epoch`` says it. Nothing depends on the number of threads.
 
     On a CPU C++ takes the whole step where the model is one of :mod:`aefast.nn` with nothing on its
-    layers, its parameters and the data are float32 (or uint8), and the optimizer is ``SGD``,
-    ``Adam``, ``AdamW`` or ``DictionaryAdam``. On processors where torch's matrix products are
-    faster than ours, or that were not measured, the loop takes the large steps of
-    encoder-decoders: those with more than 2**24 multiplications in a layer's product. On a
-    CUDA device such a step is captured as a CUDA graph, which is replayed for each minibatch: rows,
+    layers, its parameters are float32, and the optimizer is ``SGD``, ``Adam``, ``AdamW`` or
+    ``DictionaryAdam``. It reads rows of float32 or uint8, each row's numbers side by side: data in
+    memory of another dtype or layout are copied once a call, to float32, or bits to uint8, beside
+    what was given. The loop above trains on data of another kind that are mapped from a file, which
+    are not copied. On processors where torch's matrix products are faster than ours, or that were
+    not measured, the loop takes the large steps of encoder-decoders: those with more than 2**24
+    multiplications in a layer's product. On a CUDA device such a step is captured as a CUDA graph, which is replayed for each minibatch: rows,
     seeds and learning rates are read from the GPU's memory, and the data lie there, where they take
     no more than a quarter of what is free; a dictionary's is not. Elsewhere the loop above runs.
     ``engine`` and ``reason`` say which and why.
@@ -143,14 +146,15 @@ def fit(
     Args:
         model: whose ``loss(x, seed=...)`` is minimized, as the models of :mod:`aefast.nn` have it;
             or a plain module. It is put in training mode.
-        data: the rows ``[N, D]``: a tensor or an array of floats, which may be mapped from a file,
-            or an :class:`aefast.data.Dataset`; or a function that is called once an epoch, and
-            gives its batches ``[B, D]``, as tensors of floats, one after the other: ``batch_size``
-            and ``shuffle`` say nothing then. More dimensions are flattened to one. A tensor stays
-            on its device, and keeps its dtype, for a model that is not float32 on a CPU. A
-            transcoder takes pairs: a tuple ``(inputs, targets)`` of such rows, ``[N, D]`` and
-            ``[N, O]``, or a function whose batches are tuples. The loop above trains on them, with
-            ``target=`` in the loss, or C++ where it takes the model's steps.
+        data: the rows ``[N, D]``: a tensor or an array of floats, integers or bits, which may be
+            mapped from a file, or an :class:`aefast.data.Dataset`; uint8 with a number above 1 is
+            divided by 255. Or a function that is called once an epoch, and gives its batches
+            ``[B, D]``, as tensors of floats, one after the other: ``batch_size`` and ``shuffle``
+            say nothing then. More dimensions are flattened to one. A tensor stays on its device,
+            and keeps its dtype, for a model that is not float32 on a CPU. A transcoder takes pairs:
+            a tuple ``(inputs, targets)`` of such rows, ``[N, D]`` and ``[N, O]``, or a function
+            whose batches are tuples. The loop above trains on them, with ``target=`` in the loss,
+            or C++ where it takes the model's steps.
         optimizer: of the model's parameters. Its settings are read at the start of each epoch and
             after each call of ``callback``, which may change them. Its state is as if it had taken
             the steps itself.
@@ -306,6 +310,7 @@ def _call(
     held_out = on_scale_of(dataset, held_out)
     if held_out is not None:
         check_held_out(trained, dataset, held_out)
+    dataset = None if dataset is None else as_kernels_read(dataset, model)
     if settings.micro_batch_size is not None:
         _check_parts(trained, dataset)
     return _Call(trained, dataset, held_out, settings)

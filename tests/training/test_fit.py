@@ -18,6 +18,7 @@ import aefast
 from aefast import backend, data, nn
 from aefast.data import minibatches
 from aefast.nn.step_plan import plan_of
+from aefast.random import child_seed
 from aefast.step import loss as step_loss
 from aefast.step.minibatch_schedule import MinibatchSchedule
 from aefast.training import engines, fit_steps
@@ -225,6 +226,67 @@ def test_all_that_data_may_be(make):
     torch.testing.assert_close(other.losses[-1], history.losses[-1], rtol=0.2, atol=0)
     assert len(other.losses) == len(history.losses)
     assert expected is not model
+
+
+ARRAYS = {
+    "float64": lambda rows: rows,
+    "float16": lambda rows: rows.astype(np.float16),
+    "long double": lambda rows: rows.astype(np.longdouble),
+    "big-endian": lambda rows: rows.astype(">f4"),
+    "integers": lambda rows: (5 * rows).astype(np.int64),
+    "bits": lambda rows: rows > 0.5,
+    "bytes in columns": lambda rows: np.asfortranarray((255 * rows).astype(np.uint8)),
+    "columns": lambda rows: np.asfortranarray(rows.astype(np.float32)),
+    "every other column": lambda rows: np.repeat(rows.astype(np.float32), 2, axis=1)[:, ::2],
+    "a transposed tensor": lambda rows: torch.from_numpy(rows.T.astype(np.float32).copy()).t(),
+    "bits of a tensor": lambda rows: torch.from_numpy(rows > 0.5),
+    "images": lambda rows: rows.reshape(-1, 3, 4),
+    "a dataset": lambda rows: data.dataset.from_array(rows, "rows"),
+}
+
+
+@needs_cpp
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_arrays_in_memory_of_any_dtype_and_layout_are_trained_on_by_the_kernels(kind):
+    rows = ARRAYS[kind](np.random.default_rng(0).random((90, 12)))
+    model, _, history = trained("denoising", rows=rows)
+    array = rows.rows if isinstance(rows, data.Dataset) else np.asarray(rows)
+    dataset = data.dataset.from_array(array, "rows")
+    torch.manual_seed(0)
+    expected = MODELS["denoising"]()
+    optimizer = OPTIMIZERS["adam"](expected.parameters())
+    losses = []
+    for epoch in range(2):
+        for n, x in enumerate(data.batches(dataset, 16, seed=3, epoch=epoch)):
+            optimizer.zero_grad()
+            loss = expected.loss(x, seed=child_seed(child_seed(3, epoch), n))
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert_close(model, expected, 2e-6)
+    assert history.losses.tolist() == pytest.approx(losses, rel=1e-5)
+
+
+@needs_cpp
+def test_probabilities_that_are_1_to_rounding_are_1_in_float32():
+    rows = np.random.default_rng(0).random((90, 12))
+    rows[0, 0] = 1 + 2e-16
+    trained(
+        "plain",
+        rows=rows,
+        model=nn.Autoencoder(12, 5, output_activation="sigmoid", reconstruction="bce"),
+    )
+
+
+@needs_cpp
+def test_float64_rows_that_are_mapped_stay_where_they_are(tmp_path):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).random((90, 12)))
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    for rows in (mapped, np.asarray(mapped)):
+        model = MODELS["plain"]()
+        history = aefast.fit(model, rows, OPTIMIZERS["adam"](model.parameters()))
+        assert history.engine == "loop"
+        assert "the data are float64" in history.reason
 
 
 def same_as_trained():
