@@ -124,10 +124,10 @@ def fit(
     what was given. The loop above trains on data of another kind that are mapped from a file, which
     are not copied. On processors where torch's matrix products are faster than ours, or that were
     not measured, the loop takes the large steps of encoder-decoders: those with more than 2**24
-    multiplications in a layer's product. On a CUDA device such a step is captured as a CUDA graph, which is replayed for each minibatch: rows,
-    seeds and learning rates are read from the GPU's memory, and the data lie there, where they take
-    no more than a quarter of what is free; a dictionary's is not. Elsewhere the loop above runs.
-    ``engine`` and ``reason`` say which and why.
+    multiplications in a layer's product. On a CUDA device such a step is captured as a CUDA graph,
+    which is replayed for each minibatch: rows, seeds and learning rates are read from the GPU's
+    memory, and the data lie there, where they take no more than a quarter of what is free; a
+    dictionary's is not. Elsewhere the loop above runs. ``engine`` and ``reason`` say which and why.
 
     A plain PyTorch model is trained with ``loss``: any module. ``loss`` may be left out for an
     ``nn.Sequential``, and for a model that was accelerated with its loss. C++ takes the steps of a
