@@ -83,16 +83,19 @@ def rows_of(data: object, argument: str, model: nn.Module) -> Dataset | TensorRo
 def as_kernels_read(
     data: Dataset | TensorRows | PairedRows, model: nn.Module
 ) -> Dataset | TensorRows | PairedRows:
-    """The data, laid out as C++ reads rows: float32, or uint8 for bits and bytes, each row's
-    numbers side by side. What lies otherwise in memory is copied once.
-
-    Rows that are mapped from files stay there, and those of a model that is not float32 on a CPU
-    are as they were given.
-    """
+    """The data, laid out as C++ reads them. Those of a model that is not float32 on a CPU are as
+    they were given."""
+    if not _is_plain(model):
+        return data
     if isinstance(data, PairedRows):
-        sides = (as_kernels_read(side, model) for side in (data.inputs, data.targets))
-        return PairedRows(*sides, "data")  # type: ignore[arg-type]
-    if type(data) is not Dataset or is_mapped(data.rows) or not _is_plain(model):
+        return PairedRows(_laid_out(data.inputs), _laid_out(data.targets), "data")
+    return _laid_out(data)
+
+
+def _laid_out(data: Dataset | TensorRows) -> Dataset | TensorRows:
+    """Rows of float32, or uint8 for bits and bytes, each row's numbers side by side: what lies
+    otherwise in memory is copied. What is mapped from files stays there."""
+    if type(data) is not Dataset or is_mapped(data.rows):
         return data
     dtype = np.uint8 if data.rows.dtype in (np.bool_, np.uint8) else np.float32
     is_laid_out = data.rows.strides[1] == data.rows.itemsize and data.rows.flags.aligned
