@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from aefast import backend
+from aefast.nn.cached_step import CachedStep
 from aefast.nn.linear import LinearAct, TiedLinearAct
 from aefast.ops.shared import checks, dispatch
 from aefast.step import dictionary_plan, machine_loss, optimizers
@@ -20,6 +20,9 @@ from aefast.step.statistics import TrackedNorm, Updates, WithStatistics
 
 if TYPE_CHECKING:
     from aefast import _C
+
+# Whose kernels take a loss in one call.
+LOSS_BACKENDS = "cpp", "numba"
 
 NOT_TOGETHER = "its parameters' shapes do not fit together"
 
@@ -222,10 +225,7 @@ def plan_of(model: Any) -> AnyPlanned | str:
     step = _planned(encoder, decoder, model._parameters.get("log_var"), fields)
     if isinstance(step, str):
         return step
-    if backend.cpu_isa() != "none":
-        from aefast.nn.cached_step import CachedStep
-
-        model.__dict__["_kept_step"] = CachedStep(step, fields, model)
+    model.__dict__["_kept_step"] = CachedStep(step, fields, model)
     return step
 
 
@@ -314,7 +314,7 @@ def loss_in_one_call(
     not serve."""
     if torch.compiler.is_compiling() or not isinstance(x, Tensor) or x.dim() == 0:
         return None
-    if unsuitable_call(x) is not None:
+    if unsuitable_call(x, LOSS_BACKENDS) is not None:
         return None
     step = plan_of(model)
     if not isinstance(step, PlannedStep):

@@ -1,11 +1,15 @@
-"""The loss of an encoder-decoder's training step, as one autograd node and one C++ call."""
+"""The loss of an encoder-decoder's training step, as one autograd node and one call of the kernels,
+which are C++ or numba's.
+"""
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from aefast import backend
 from aefast.ops.shared import dispatch
 from aefast.ops.shared.autograd import (
     Context,
@@ -13,7 +17,6 @@ from aefast.ops.shared.autograd import (
     aliases_of,
     check_versions,
     connected,
-    is_one,
     versions_of,
 )
 from aefast.ops.shared.precision import LARGEST, in_float32
@@ -41,9 +44,13 @@ def refusal(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
 def unsuitable_memory(plan: Plan, parameters: Sequence[Tensor], x: Tensor) -> str | None:
     """Why the kernels do not serve these tensors in a call that they serve."""
     reason = unsuitable_rows(x, plan.encoder[0].inputs) or unsuitable(parameters)
-    if reason is None and not _outpaces_torch(plan, len(x)):
-        return VENDOR_IS_FASTER
-    return reason
+    if reason is not None:
+        return reason
+    name = backend.select(x.device, x.dtype)
+    if name == "numba":
+        refused: str | None = kernels(name).refusal(plan, len(x))
+        return refused
+    return None if _outpaces_torch(plan, len(x)) else VENDOR_IS_FASTER
 
 
 def _outpaces_torch(plan: Plan, rows: int) -> bool:
@@ -52,16 +59,21 @@ def _outpaces_torch(plan: Plan, rows: int) -> bool:
     return outpaces_vendor(plan.largest_product, LEAST_RATIO_OF_STEP)
 
 
+def _kernels_for(x: Tensor) -> ModuleType:
+    return kernels(backend.select(x.device, x.dtype))
+
+
 def step_loss(
     plan: Plan, parameters: Sequence[Tensor], x: Tensor, seed: int, row_offset: int = 0
 ) -> Tensor:
     """The loss of x ``[B, D]``, a scalar. Call it only if :func:`refusal` returned None."""
     if torch.is_grad_enabled():
         return _StepLoss.apply(plan, x, seed, row_offset, *parameters)
-    return x.new_full((), _run(plan, parameters, x, seed, row_offset, ()))
+    return x.new_full((), _run(_kernels_for(x), plan, parameters, x, seed, row_offset, ()))
 
 
 def _run(
+    kernels: ModuleType,
     plan: Plan,
     parameters: Sequence[Tensor],
     x: Tensor,
@@ -69,7 +81,7 @@ def _run(
     row_offset: int,
     gradients: Sequence[Tensor],
 ) -> float:
-    loss = kernels().loss_and_gradients(plan, parameters, x, seed, row_offset, gradients)
+    loss: float = kernels.loss_and_gradients(plan, parameters, x, seed, row_offset, gradients)
     return loss if abs(loss) <= LARGEST else in_float32(loss)
 
 
@@ -86,7 +98,8 @@ class _StepLoss(KernelFunction):
     def forward(ctx: Context, *arguments: Any) -> Tensor:
         plan, x, seed, row_offset, *parameters = arguments
         gradients = [torch.empty_like(parameter) for parameter in parameters]
-        loss = x.new_full((), _run(plan, parameters, x, seed, row_offset, gradients))
+        ctx.kernels = _kernels_for(x)
+        loss = x.new_full((), _run(ctx.kernels, plan, parameters, x, seed, row_offset, gradients))
         ctx.call = plan, parameters, x, seed, row_offset
         ctx.versions = versions_of((x, *parameters))
         ctx.gradients = gradients
@@ -94,11 +107,11 @@ class _StepLoss(KernelFunction):
 
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() or dispatch.is_traced(grad) or dispatch.is_transformed(grad):
+        if torch.is_grad_enabled() or dispatch.is_intercepted(grad):
             return None, None, None, None, *_defined_gradients(ctx, grad, True)
         gradients = ctx.gradients or _recomputed_gradients(ctx)
         ctx.gradients = None
-        if not is_one(grad) and not scale_finite(gradients, grad) and _is_unchanged(ctx):
+        if grad.item() != 1 and not scale_finite(gradients, grad) and _is_unchanged(ctx):
             return None, None, None, None, *_defined_gradients(ctx, grad, False)
         pairs = zip(gradients, ctx.needs_input_grad[4:], strict=True)
         return None, None, None, None, *(gradient if need else None for gradient, need in pairs)
@@ -108,7 +121,7 @@ def _recomputed_gradients(ctx: Context) -> list[Tensor]:
     _check_versions(ctx)
     plan, parameters, x, seed, row_offset = ctx.call
     gradients = [torch.empty_like(parameter) for parameter in parameters]
-    _run(plan, parameters, x, seed, row_offset, gradients)
+    _run(ctx.kernels, plan, parameters, x, seed, row_offset, gradients)
     return gradients
 
 

@@ -10,15 +10,16 @@ from aefast import backend
 from aefast.ops.shared import checks, dispatch
 
 
-def unsuitable_call(x: Tensor) -> str | None:
-    """Why the kernels serve no call of a step with rows like x; None where they do."""
-    if dispatch.is_traced(x) or dispatch.is_transformed(x) or dispatch.is_in_functorch():
+def unsuitable_call(x: Tensor, backends: tuple[str, ...] = ("cpp",)) -> str | None:
+    """Why the kernels of these backends serve no call of a step with rows like x; None where they
+    do."""
+    if dispatch.is_intercepted(x):
         return "the call is traced or transformed"
     device, dtype = x.device, x.dtype
     if dtype != torch.float32 or device.type != "cpu":
         return f"the step takes float32 on a CPU, not {checks.dtype_name(x)} on {device.type}"
     name = backend.select(device, dtype)
-    if name != "cpp":
+    if name not in backends:
         return f"backend {name!r} serves, and not the C++ kernels"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"

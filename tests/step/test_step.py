@@ -213,6 +213,13 @@ def test_the_gradient_is_that_of_the_parameters_that_the_loss_was_of():
         torch.autograd.grad(loss, list(model.parameters()))
 
 
+@pytest.fixture(params=["C++", "Python"])
+def unchanged(request, monkeypatch):
+    """What compares a model with what it was: C++, or Python as without the extension."""
+    if request.param == "Python":
+        monkeypatch.setattr(backend, "cpu_isa", lambda: "none")
+
+
 def change_activation(model):
     model.encoder[0].activation = "tanh"
 
@@ -260,7 +267,7 @@ def change_mode(model):
         change_mode,
     ],
 )
-def test_a_kept_plan_is_made_anew_where_the_model_changed(change):
+def test_a_kept_plan_is_made_anew_where_the_model_changed(change, unchanged):
     model, x = MODELS["masking"](20, 7), torch.rand(9, 20)
     model.loss(x, seed=1)
     change(model)
@@ -300,7 +307,7 @@ def test_parameters_that_do_not_fit_together_are_no_plan(make, name, shape):
         model.loss(torch.rand(6, 5))
 
 
-def test_a_hook_after_a_first_loss_is_called():
+def test_a_hook_after_a_first_loss_is_called(unchanged):
     model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
     before = model.loss(x)
     for module in (model.encoder, model.encoder[0]):
@@ -319,14 +326,14 @@ def replace_method(model):
 
 
 @pytest.mark.parametrize("replace", [replace_hooks, replace_method])
-def test_what_is_replaced_after_a_first_loss_is_called(replace):
+def test_what_is_replaced_after_a_first_loss_is_called(replace, unchanged):
     model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
     before = model.loss(x)
     replace(model)
     assert model.loss(x) != before
 
 
-def test_a_class_whose_method_is_replaced_after_a_first_loss_calls_it(monkeypatch):
+def test_a_class_whose_method_is_replaced_after_a_first_loss_calls_it(monkeypatch, unchanged):
     model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
     before = model.loss(x)
     defined = nn.LinearAct.forward

@@ -1,7 +1,5 @@
 """The reconstruction loss in numba, around the vendor's matrix products."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numba import njit
@@ -15,8 +13,9 @@ from aefast.ops.reconstruction import panels
 from aefast.ops.reconstruction.settings import Gradients, LossInputs, LossSettings, PerInput
 from aefast.ops.shared import numba as shared
 
-# Rows whose losses are added up apart from the others', whatever the number of threads.
-ROWS_PER_TASK = 32
+# Elements whose losses are added up apart from the others', whatever the number of threads. Fewer
+# are compared before a second thread has woken.
+ELEMENTS_PER_TASK = 1 << 18
 # As cpp.py's around the vendor's product.
 PANEL_BYTES = 16 << 20
 
@@ -68,8 +67,10 @@ class _Primitives:
         activation = "identity" if settings.reconstruction == "bce" else settings.output_activation
         output, preactivation = self.layer.forward(code, weight, bias, activation, True)
         saved = saved_for_backward(activation, output, preactivation)
-        kernel = _cross_entropy if settings.reconstruction == "bce" else _squared_error
-        loss, grad, grad_target = _compare(kernel, output, target, scale)
+        loss, grad = compare(settings.reconstruction, output, target, scale)
+        grad_target = None
+        if needs_grad.target:
+            grad_target = -grad if settings.reconstruction == "mse" else -scale * output
         if saved is not None and (needs_grad.output or needs_grad.bias):
             grad = shared.map_elements(shared.activation_backward(activation), grad, saved)
         return panels.Compared(loss, grad, grad.sum(0) if needs_grad.bias else None, grad_target)
@@ -97,59 +98,73 @@ class _Primitives:
         return torch.mm(left.t(), right) if total is None else total.addmm_(left.t(), right)
 
 
-def _compare(
-    kernel: Callable[..., float], output: Tensor, target: Tensor, scale: float
-) -> tuple[float, Tensor, Tensor]:
-    """The summed loss, and its gradients by the output and by the target."""
-    grad_output, grad_target = torch.empty_like(output), torch.empty_like(output)
-    arrays = [t.numpy() for t in (output, target.contiguous(), grad_output, grad_target)]
-    losses = np.empty(-(-output.shape[0] // ROWS_PER_TASK))
+def compare(
+    reconstruction: str, output: Tensor, target: Tensor, scale: float
+) -> tuple[float, Tensor]:
+    """The summed loss of an output ``[B, D]``, for ``"bce"`` of its logits, and ``scale`` times its
+    gradient."""
+    output, target = output.contiguous(), target.contiguous()
+    grad = torch.empty_like(output)
+    rows, columns = output.shape
+    at = output.data_ptr(), target.data_ptr(), grad.data_ptr()
+    kernel = _cross_entropy if reconstruction == "bce" else _squared_error
+    rows_of_task = max(1, ELEMENTS_PER_TASK // columns)
+    if rows <= rows_of_task:
+        return kernel(*at, rows, columns, scale), grad
+    losses = [0.0] * -(-rows // rows_of_task)
 
     def task(index: int) -> None:
-        rows = slice(index * ROWS_PER_TASK, (index + 1) * ROWS_PER_TASK)
-        flat = (array[rows].reshape(-1) for array in arrays)
-        losses[index] = kernel(*flat, np.float32(scale))
+        first = index * rows_of_task
+        offset = first * columns * output.itemsize
+        part = *(address + offset for address in at), min(rows_of_task, rows - first)
+        losses[index] = kernel(*part, columns, scale)
 
-    shared.parallel_for(losses.size, task)
-    return float(losses.sum()), grad_output, grad_target
+    shared.parallel_for(len(losses), task)
+    return sum(losses), grad
 
 
 # A sum in the order of its elements would keep the compiler from vectorizing.
-_vectorized = njit(nogil=True, cache=shared.CACHE, fastmath={"reassoc", "contract"})
+_vectorized = njit(
+    nogil=True, cache=shared.CACHE, error_model="numpy", fastmath={"reassoc", "contract"}
+)
 
 
 @_vectorized
 def _squared_error(
-    output: np.ndarray,
-    target: np.ndarray,
-    grad_output: np.ndarray,
-    grad_target: np.ndarray,
-    scale: np.float32,
+    output_at: int, target_at: int, grad_at: int, rows: int, columns: int, scale: float
 ) -> float:
+    output = shared.floats_at(output_at, rows, columns)
+    target = shared.floats_at(target_at, rows, columns)
+    grad = shared.floats_at(grad_at, rows, columns)
+    factor = np.float32(2 * scale)
     total = 0.0
-    for i in range(output.size):
-        difference = output[i] - target[i]
-        total += difference * difference
-        grad_output[i] = np.float32(2) * scale * difference
-        grad_target[i] = -grad_output[i]
+    for row in range(rows):
+        of_row = np.float32(0)
+        for i in range(columns):
+            difference = output[row, i] - target[row, i]
+            of_row += difference * difference
+            grad[row, i] = factor * difference
+        total += float(of_row)
     return total
 
 
 @_vectorized
 def _cross_entropy(
-    output: np.ndarray,
-    target: np.ndarray,
-    grad_output: np.ndarray,
-    grad_target: np.ndarray,
-    scale: np.float32,
+    output_at: int, target_at: int, grad_at: int, rows: int, columns: int, scale: float
 ) -> float:
     """The cross-entropy from logits. Summed in this order, a confident and right prediction keeps
     its small loss."""
+    output = shared.floats_at(output_at, rows, columns)
+    target = shared.floats_at(target_at, rows, columns)
+    grad = shared.floats_at(grad_at, rows, columns)
+    factor = np.float32(scale)
     total = 0.0
-    for i in range(output.size):
-        z = output[i]
-        negative = z if z < np.float32(0) else np.float32(0)
-        total += ((np.float32(1) - target[i]) * z - negative) + shared.log1p_exp_negative(abs(z))
-        grad_output[i] = scale * (shared.sigmoid(z) - target[i])
-        grad_target[i] = -scale * z
+    for row in range(rows):
+        of_row = np.float32(0)
+        for i in range(columns):
+            z, t = output[row, i], target[row, i]
+            negative = z if z < np.float32(0) else np.float32(0)
+            of_row += ((np.float32(1) - t) * z - negative) + shared.log1p_exp_negative(abs(z))
+            grad[row, i] = factor * (shared.sigmoid(z) - t)
+        total += float(of_row)
     return total

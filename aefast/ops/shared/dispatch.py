@@ -238,6 +238,11 @@ def is_transformed(*tensors: Tensor) -> bool:
     return has_transforms() and is_under(lambda kind: kind != TransformType.Grad)
 
 
+def is_intercepted(x: Tensor) -> bool:
+    """Whether anything traces or transforms the call."""
+    return is_traced(x) or has_transforms() or is_transformed(x)
+
+
 def is_vmapped() -> bool:
     """Whether vmap is active."""
     return has_transforms() and is_under(lambda kind: kind == TransformType.Vmap)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types, vectorize
+from numba import carray, njit, types, vectorize
 from numba.extending import intrinsic
 from torch import Tensor
 
@@ -72,6 +72,41 @@ def map_elements(function: Callable[..., np.ndarray], *tensors: Tensor) -> Tenso
 
     parallel_for(-(-output.numel() // ELEMENTS_PER_TASK), task)
     return output.to(tensors[0].dtype)
+
+
+def _pointer_to(element: Any) -> Any:
+    """A function of numba that makes a pointer to such elements from an address."""
+
+    @intrinsic
+    def pointer(typing_context: Any, address: Any) -> Any:
+        def convert(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(element)(address), convert
+
+    return pointer
+
+
+_to_floats, _to_words, _to_halves = map(_pointer_to, (types.float32, types.uint32, types.uint16))
+
+
+# A kernel takes addresses: an array of NumPy's takes a microsecond to make from a tensor.
+@njit(error_model="numpy")
+def floats_at(address: int, rows: int, columns: int) -> np.ndarray:
+    """The float32 matrix that is dense at an address."""
+    return carray(_to_floats(address), (rows, columns))
+
+
+@njit(error_model="numpy")
+def words_at(address: int, rows: int, columns: int) -> np.ndarray:
+    """The same of 32-bit words."""
+    return carray(_to_words(address), (rows, columns))
+
+
+@njit(error_model="numpy")
+def halves_at(address: int, rows: int, columns: int) -> np.ndarray:
+    """The same of 16-bit words."""
+    return carray(_to_halves(address), (rows, columns))
 
 
 @njit(nogil=True, cache=CACHE, error_model="numpy")

@@ -95,7 +95,7 @@ def _add_noise(
     words, normals = np.empty(STRETCH, np.uint32), np.empty(STRETCH, np.float32)
     for row in range(mean.shape[0]):
         for start in range(0, mean.shape[1], STRETCH):
-            _draw(seed, first_row + row, step, start, mean.shape[1], words, normals)
+            draw(seed, first_row + row, step, start, mean.shape[1], words, normals)
             for i in range(min(STRETCH, mean.shape[1] - start)):
                 deviation = scale * shared.exp(np.float32(0.5) * log_var[row, start + i])
                 output[row, start + i] = mean[row, start + i] + deviation * normals[i]
@@ -114,14 +114,14 @@ def _multiply_noise(
     words, normals = np.empty(STRETCH, np.uint32), np.empty(STRETCH, np.float32)
     for row in range(factor.shape[0]):
         for start in range(0, factor.shape[1], STRETCH):
-            _draw(seed, first_row + row, step, start, factor.shape[1], words, normals)
+            draw(seed, first_row + row, step, start, factor.shape[1], words, normals)
             for i in range(min(STRETCH, factor.shape[1] - start)):
                 deviation = scale * shared.exp(np.float32(0.5) * log_var[row, start + i])
                 output[row, start + i] = factor[row, start + i] * (deviation * normals[i])
 
 
 @njit(error_model="numpy")
-def _draw(
+def draw(
     seed: int,
     row: int,
     step: int,
