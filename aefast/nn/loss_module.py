@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, fx, nn
 
+from aefast.nn.trainable import has_loss
+
 
 class LossModule(nn.Module):
     """A model whose call is its loss, for whatever wraps a module and works on its ``forward``:
@@ -32,8 +34,11 @@ class LossModule(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        if not callable(getattr(model, "loss", None)):
-            raise TypeError(f"model is a {type(model).__name__}; it takes a module with a loss")
+        if not has_loss(model):
+            raise TypeError(
+                f"model is a {type(model).__name__}; it takes a module with a method "
+                "loss(x, seed=...)"
+            )
         self.model = model
 
     def forward(

@@ -1,5 +1,6 @@
-"""The type of what takes training steps."""
+"""The type of what takes training steps, and which modules are of it."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -23,3 +24,18 @@ class Trainable(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def buffers(self) -> Iterator[Tensor]: ...
+
+
+def has_loss(model: nn.Module) -> bool:
+    """Whether a module has a method ``loss(x, seed=...)``.
+
+    A criterion under that name, such as ``nn.MSELoss()`` or ``F.mse_loss``, is none.
+    """
+    loss = getattr(model, "loss", None)
+    if not callable(loss) or isinstance(loss, nn.Module):
+        return False
+    try:
+        parameters = inspect.signature(loss).parameters.values()
+    except ValueError:  # of a builtin
+        return False
+    return any(each.name == "seed" or each.kind is each.VAR_KEYWORD for each in parameters)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from aefast.data.dataset import from_array, is_mapped
 from aefast.data.elements import check_elements
 from aefast.data.pairs import PairedRows
 from aefast.data.tensor_rows import TensorRows
-from aefast.nn.trainable import Trainable
+from aefast.nn.trainable import Trainable, has_loss
 from aefast.ops.shared import checks, dispatch
 from aefast.training.plain_model import plain_model
 
@@ -38,7 +38,8 @@ def rows_or_pairs(
         raise ValueError(
             f"{argument} is a tuple of {len(data)}; it takes rows, or a pair of inputs and targets"
         )
-    if "target" not in inspect.signature(model.loss).parameters:  # type: ignore[arg-type]
+    loss: Any = model.loss if has_loss(model) else None
+    if loss is None or "target" not in inspect.signature(loss).parameters:
         raise TypeError(
             f"{argument} is a pair of inputs and targets; the loss of a {type(model).__name__} "
             "takes no target"
@@ -142,7 +143,7 @@ def _check_no_wrapper(model: nn.Module) -> None:
     """
     for name in ("module", "model"):
         inner = getattr(model, name, None)
-        if isinstance(inner, nn.Module) and callable(getattr(inner, "loss", None)):
+        if isinstance(inner, nn.Module) and has_loss(inner):
             raise TypeError(
                 f"model is a {type(model).__name__} around a {type(inner).__name__}; it takes "
                 f"model.{name} itself: in a process group the ranks' gradients are averaged "
@@ -158,8 +159,8 @@ def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Tra
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; it takes a torch.nn.Module")
-    has_loss = callable(getattr(model, "loss", None))
-    if loss is not None and has_loss:
+    has_own = has_loss(model)
+    if loss is not None and has_own:
         raise TypeError(
             f"model is a {type(model).__name__} with a loss of its own; loss takes None"
         )
@@ -167,8 +168,8 @@ def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Tra
         checks.check_choice(loss, "loss", tuple(NAMED))
     else:
         check_loss(loss, "a name, a function or a module")
-    plain = None if has_loss else plain_model(model, loss)
-    if not has_loss and plain is None:
+    plain = None if has_own else plain_model(model, loss)
+    if not has_own and plain is None:
         _check_no_wrapper(model)
         raise TypeError(
             f"model is a {type(model).__name__} without a loss method; it takes one whose "

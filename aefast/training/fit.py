@@ -145,7 +145,8 @@ def fit(
 
     Args:
         model: whose ``loss(x, seed=...)`` is minimized, as the models of :mod:`aefast.nn` have it;
-            or a plain module. It is put in training mode.
+            or a plain module, which may keep a criterion under the name ``loss``. It is put in
+            training mode.
         data: the rows ``[N, D]``: a tensor or an array of floats, integers or bits, which may be
             mapped from a file, or an :class:`aefast.data.Dataset`; uint8 with a number above 1 is
             divided by 255. Or a function that is called once an epoch, and gives its batches
@@ -278,6 +279,7 @@ def _checked_settings(
     shuffle: bool,
     first_epoch: int | None,
 ) -> _FitSettings:
+    shuffle = checks.check_flag(shuffle, "shuffle")
     epochs = checks.check_integer(epochs, "epochs", 2**31)
     batch_size = checks.check_integer(batch_size, "batch_size", 2**31, low=1)
     if seed is not None:

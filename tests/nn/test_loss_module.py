@@ -161,7 +161,7 @@ def test_its_state_is_the_models_under_a_prefix():
 
 
 def test_a_module_without_a_loss_is_refused():
-    with pytest.raises(TypeError, match="model is a Linear; it takes a module with a loss"):
+    with pytest.raises(TypeError, match="model is a Linear; it takes a module with a method loss"):
         LossModule(nn.Linear(3, 2))
 
 

@@ -668,6 +668,8 @@ def test_an_optimizer_that_the_kernels_do_not_take(make, reason):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 0.5}, "seed is a float"),
+        ({"shuffle": "no"}, "shuffle is 'no'; it takes True or False"),
+        ({"shuffle": 0}, "shuffle is 0; it takes True or False"),
         ({"seed": torch.tensor(3)}, "seed is a Tensor; it takes an int"),
         ({"data": [[1.0]]}, "data is a list"),
         ({"data": torch.rand(12)}, r"data has shape \[12\]"),

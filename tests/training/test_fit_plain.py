@@ -254,6 +254,39 @@ def test_a_forced_backend_is_obeyed() -> None:
         assert fit(sequential(20, 12, 20)).engine == "loop"
 
 
+class WithCriterion(nn.Module):
+    """A plain model that keeps its criterion where others have a method ``loss(x, seed=...)``."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.layers = sequential(20, 9, 20)
+        self.loss = loss
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("criterion", [nn.MSELoss(), F.mse_loss, torch.mul])
+def test_a_criterion_named_loss_is_no_loss_method(criterion: Any) -> None:
+    torch.manual_seed(0)
+    model = WithCriterion(criterion)
+    layers = copy.deepcopy(model.layers)
+    with pytest.raises(TypeError, match="WithCriterion without a loss method; it takes one whose"):
+        fit(model)
+    with pytest.raises(TypeError, match="WithCriterion; it takes a module with a method loss"):
+        aefast.nn.LossModule(model)
+    actual, expected = fit(model, loss="mse"), fit(layers, loss="mse")
+    assert torch.equal(actual.losses, expected.losses)
+    assert actual.engine == expected.engine
+
+
+def test_pairs_are_no_plain_models_data() -> None:
+    model = sequential(20, 20)
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(TypeError, match="the loss of a Sequential takes no target"):
+        aefast.fit(model, (ROWS, ROWS), optimizer)
+
+
 @pytest.mark.parametrize(
     ("model", "options", "error", "message"),
     [

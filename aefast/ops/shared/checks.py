@@ -7,6 +7,7 @@ import math
 import sys
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,10 +67,10 @@ def _check_device(value: Tensor, argument: str, reference: Tensor, reference_arg
 
 
 def check_flag(value: object, argument: str) -> bool:
-    """True or False."""
-    if not isinstance(value, bool):
+    """True or False, NumPy's too."""
+    if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{argument} is {value!r}; it takes True or False")
-    return value
+    return bool(value)
 
 
 def check_number(
