@@ -8,13 +8,14 @@ from torch import nn
 
 
 def load(run: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
-    """The model that ``aefast train`` left in a run's folder, in evaluation mode.
+    """The model that ``aefast train`` left in a run's folder, in evaluation mode: of a run with
+    ``--patience`` that of the best epoch on the held-out rows, else that after the last step.
 
     It takes rows ``[B, D]``, float32, on the scale of the data that it was trained on, as
     :func:`aefast.data.load` gives them: of uint8 images numbers in [0, 1].
 
     Args:
-        run: the folder, or the ``checkpoint.safetensors`` in it.
+        run: the folder, or the ``best.safetensors`` or ``checkpoint.safetensors`` in it.
         device: where the parameters go.
 
     Returns:

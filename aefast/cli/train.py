@@ -222,7 +222,8 @@ def proceed(trainer: "Trainer", out: Path, world: "World") -> None:
             typer.echo(printable(message), err=True)
         raise typer.Exit(INTERRUPTED)
     if world.is_first:
-        typer.echo(printable(f"{summary(trainer)}; wrote {out / checkpoint.CHECKPOINT_FILE}"))
+        file = checkpoint.BEST_FILE if trainer.config.patience else checkpoint.CHECKPOINT_FILE
+        typer.echo(printable(f"{summary(trainer)}; wrote {out / file}"))
 
 
 def summary(trainer: "Trainer") -> str:

@@ -70,7 +70,8 @@ Patience = Annotated[
         min=1,
         max=LARGEST,
         help="End after so many epochs without a better held-out loss; of an rbm or dbn, "
-        "pseudo-likelihood, or of gaussian units reconstruction error.",
+        "pseudo-likelihood, or of gaussian units reconstruction error. The best epoch's model is "
+        "kept.",
     ),
 ]
 

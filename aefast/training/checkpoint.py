@@ -9,6 +9,9 @@ configuration and progress as JSON: one file, so that they always belong to the 
 previous one is removed afterwards: whenever the process dies, a checkpoint has its optimizer's
 state.
 
+``best.safetensors``, of a run with patience, is what ``checkpoint.safetensors`` was after the best
+epoch, and is written before it. The run's model is the best one; it goes on from the last one.
+
 ``config.json`` is for people to read. Nothing is ever unpickled.
 """
 
@@ -17,6 +20,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -29,6 +33,7 @@ from aefast.training.models import MODELS, outline
 from aefast.version import __version__
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+BEST_FILE = "best.safetensors"
 CONFIG_FILE = "config.json"
 OPTIMIZER_FILE = re.compile(r"optimizer-\d+\.safetensors")
 KEY = "aefast"
@@ -44,6 +49,18 @@ class CheckpointError(OneLineError):
     """A checkpoint cannot be read; the message, one line, names the file and the fault."""
 
 
+class BestEpoch(NamedTuple):
+    """A run after an epoch that was better on the held-out rows than all others of its stage.
+
+    Attributes:
+        progress: how far the run had come.
+        state: the model's state dict, copied.
+    """
+
+    progress: RunProgress
+    state: dict[str, Tensor]
+
+
 @dataclass
 class Checkpoint:
     """A run between two steps.
@@ -53,12 +70,14 @@ class Checkpoint:
         progress: how far it has come.
         model: with its parameters after the last step.
         optimizer: the state of the current stage's optimizer, by the parameters' numbers.
+        best: the best epoch of a run with patience; None where none was better since it resumed.
     """
 
     config: Config
     progress: RunProgress
     model: nn.Module
     optimizer: OptimizerState
+    best: BestEpoch | None = None
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -73,9 +92,16 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         _write(optimizer_file, state, {})
     config = checkpoint.config.to_json()
     header = {"format": FORMAT, "version": __version__, "config": config}
-    progress = checkpoint.progress.to_json()
-    metadata = {KEY: json.dumps({**header, "progress": progress, "optimizer": bool(state)})}
-    _write(folder / CHECKPOINT_FILE, checkpoint.model.state_dict(), metadata)
+
+    def metadata(progress: RunProgress, has_optimizer: bool) -> dict[str, str]:
+        run = {**header, "progress": progress.to_json(), "optimizer": has_optimizer}
+        return {KEY: json.dumps(run)}
+
+    if checkpoint.best is not None:
+        progress, tensors = checkpoint.best
+        _write(folder / BEST_FILE, tensors, metadata(progress, False))
+    tensors = checkpoint.model.state_dict()
+    _write(folder / CHECKPOINT_FILE, tensors, metadata(checkpoint.progress, bool(state)))
     with replacing(folder / CONFIG_FILE) as file:
         file.write(json.dumps(header, indent=2).encode() + b"\n")
     for path in folder.iterdir():
@@ -84,8 +110,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_trained(path: Path) -> Checkpoint:
-    """Read a run's folder or checkpoint file without the optimizer's state."""
-    return load(path / CHECKPOINT_FILE if path.is_dir() else path)
+    """Read the model of a run's folder, of its best epoch where the run has patience; or that of a
+    file in it."""
+    if path.is_dir():
+        best = path / BEST_FILE
+        path = best if best.exists() else path / CHECKPOINT_FILE
+    return load(path)
 
 
 def load(path: Path) -> Checkpoint:

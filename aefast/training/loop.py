@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -21,7 +22,7 @@ from aefast.nn import RBM, DeepBeliefStack, DictionaryAdam, TopKSparseAutoencode
 from aefast.nn.dictionary import SparseDictionary
 from aefast.nn.trainable import Trainable
 from aefast.step.minibatch_schedule import MinibatchSchedule
-from aefast.training.checkpoint import Checkpoint
+from aefast.training.checkpoint import BestEpoch, Checkpoint
 from aefast.training.config import Config, RunProgress
 from aefast.training.engines import (
     DivergenceError,
@@ -147,6 +148,7 @@ class Trainer:
         trained: the numbers of the training rows, int64.
         held_out: the numbers of the held-out rows, int64; empty without ``validation``.
         metrics: of the held-out rows, after the last step of an epoch; else empty.
+        best: the stage's best epoch, with ``patience``; None before the first one here.
 
     Raises:
         ValueError: the checkpoint's progress or optimizer does not fit its model and this dataset.
@@ -160,6 +162,7 @@ class Trainer:
         self.stages = stages(self.model)
         self.held_out, self.trained = split(dataset, self.config)
         self.metrics: dict[str, float] = {}
+        self.best: BestEpoch | None = None
         self.steps_per_epoch = math.ceil(len(self.trained) / self.config.batch_size)
         self._check_progress()
         self.optimizer = self._make_optimizer()
@@ -264,7 +267,7 @@ class Trainer:
         if not sums.isfinite().all():
             raise DivergenceError(f"a parameter is not finite after step {self.progress.step}")
         state = self.optimizer.state_dict()["state"]
-        return Checkpoint(self.config, self.progress, self.model, state)
+        return Checkpoint(self.config, self.progress, self.model, state, self.best)
 
     def take(self, most_steps: int, seconds: float) -> list[float]:
         """Take the next steps; their losses.
@@ -325,6 +328,10 @@ class Trainer:
             value = early_stopping_metric(metrics)
             is_better = not progress.held_out or value < progress.held_out[0]
             progress.held_out = [value] if is_better else [*progress.held_out, value]
+            if is_better:
+                state = self.model.state_dict().items()
+                copied = {name: tensor.to("cpu", copy=True) for name, tensor in state}
+                self.best = BestEpoch(deepcopy(progress), copied)
         return metrics
 
     def _follow_schedules(self) -> None:

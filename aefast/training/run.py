@@ -24,11 +24,11 @@ from aefast.distributed.losses import check_model
 from aefast.messages import OneLineError, cut
 from aefast.nn.dictionary import SparseDictionary
 from aefast.training.checkpoint import (
+    BEST_FILE,
     CHECKPOINT_FILE,
     CONFIG_FILE,
     Checkpoint,
     load,
-    load_trained,
     save,
 )
 from aefast.training.config import PRECISIONS, Config, DataSummary, RunProgress
@@ -144,7 +144,7 @@ def is_run(folder: Path) -> bool:
 def device_of(folder: Path) -> str:
     """The device of the run in a folder; a new run's default where no run can be read."""
     try:
-        return load_trained(folder).config.device
+        return load(folder / CHECKPOINT_FILE).config.device
     except ValueError:
         return "cpu"
 
@@ -218,7 +218,7 @@ def _check_new(folder: Path) -> None:
         raise RunError(f"--out is {str(folder)!r}, a file; it takes a folder")
     if (folder / CHECKPOINT_FILE).exists():
         raise RunError(f"{folder} holds a run already; --resume goes on with it")
-    for name in (CONFIG_FILE, METRICS_FILE):
+    for name in (BEST_FILE, CONFIG_FILE, METRICS_FILE):
         if os.path.lexists(folder / name):  # also a broken link
             raise RunError(f"{folder / name} is in the way; it takes a folder without one")
 

@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("safetensors")
 
+import aefast
 from aefast import random
 from aefast.training import checkpoint, loop
 from tests.training.runs import SMALL, dataset, new, proceed
@@ -108,6 +109,39 @@ def test_without_patience_a_run_takes_all_its_epochs(monkeypatch):
     trainer = judged(new("ae", validation=0.2, epochs=9), monkeypatch, range(1, 99))
     proceed(trainer)
     assert (trainer.progress.epoch, trainer.progress.held_out) == (9, [])
+
+
+@pytest.mark.parametrize("model", ["vae", "rbm", "topk", "dbn"])
+@pytest.mark.parametrize("stops", [[], [5, 15, 18]])
+def test_a_run_with_patience_has_the_model_of_its_best_epoch(model, stops, monkeypatch, tmp_path):
+    """A stack's is of its last machine's."""
+    values = iter([5.0, 4.0, 6.0, 4.0] if model != "dbn" else [5.0, 6.0, 7.0, 3.0, 2.0, 4.0, 2.0])
+    monkeypatch.setattr(loop, "early_stopping_metric", lambda metrics: next(values))
+    trainer = new(model, validation=0.2, patience=2, epochs=9)
+    trainer = stopped_and_resumed(trainer, stops, tmp_path)
+    assert trainer.is_finished
+    checkpoint.save(tmp_path, trainer.checkpoint())
+    best, last = checkpoint.load_trained(tmp_path), checkpoint.load(tmp_path)
+    assert (best.progress.epoch, last.progress.epoch) == (2, 4)
+    assert_equal(best.model, aefast.load(tmp_path))
+    values = iter([5.0, 6.0, 7.0, *[9.0] * 9] if model == "dbn" else [9.0] * 9)
+    short = new(model, validation=0.2, patience=2, epochs=9)
+    proceed(short, until=best.progress.step)
+    assert_equal(best.model, short.model)
+
+
+def assert_equal(model, other):
+    state, other_state = model.state_dict(), other.state_dict()
+    assert state.keys() == other_state.keys()
+    assert all(torch.equal(state[name], other_state[name]) for name in state)
+
+
+def test_without_patience_the_model_is_the_last(tmp_path):
+    trainer = new("ae", validation=0.2)
+    proceed(trainer)
+    checkpoint.save(tmp_path, trainer.checkpoint())
+    assert not (tmp_path / checkpoint.BEST_FILE).exists()
+    assert_equal(aefast.load(tmp_path), trainer.model)
 
 
 def test_patience_ends_each_machine_of_a_stack_by_its_own_epochs(monkeypatch):
