@@ -228,8 +228,8 @@ TARGETS = (
         0.8,
         0.7,
         SHARE_OF_PEAK,
-        why="On an AMD Zen 4 products alone, with those of their gradients, take 82 and 83 % of the "
-        "peak; the rest of a step is memory's.",
+        why="On an AMD Zen 4 products alone, with those of their gradients, take 82 and 83 % of "
+        "the peak; the rest of a step is memory's.",
     ),
     Target(
         FIT,
@@ -297,8 +297,8 @@ TARGETS = (
         "step",
         step_names(MODELS, *FOUR_SIZES),
         1,
-        why="The lowest is an RBM's, on an AMD Zen 4 as on an Intel Xeon: its plain step writes its "
-        "gradients without autograd.",
+        why="The lowest is an RBM's, on an AMD Zen 4 as on an Intel Xeon: its plain step writes "
+        "its gradients without autograd.",
     ),
     Target(
         STEP,
