@@ -37,6 +37,7 @@ from aefast.estimators.conversion import (
     as_tensor,
     check_codes,
     check_unit_interval,
+    check_verbose,
     in_default_modes,
     largest,
     row_blocks,
@@ -219,10 +220,12 @@ class BaseAutoencoder(FloatTransformer):
         if self.max_iter is not None:
             checks.check_integer(self.max_iter, "max_iter", 2**31)
         checks.check_positive(self.learning_rate, "learning_rate")
-        checks.check_positive(self.validation_fraction, "validation_fraction")
-        checks.check_number(self.validation_fraction, "validation_fraction", 0, 1)
+        checks.check_flag(self.early_stopping, "early_stopping")
+        checks.check_fraction(self.validation_fraction, "validation_fraction")
         checks.check_integer(self.n_iter_no_change, "n_iter_no_change", 2**31, low=1)
         checks.check_number(self.tol, "tol", 0)
+        checks.check_flag(self.warm_start, "warm_start")
+        check_verbose(self.verbose)
         check_device(self.device)
 
     def _options(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from aefast.estimators.conversion import (
     RandomState,
     all_or_nothing,
     as_tensor,
+    check_verbose,
     in_default_modes,
     outside_unit_interval,
     row_blocks,
@@ -218,6 +219,8 @@ class BernoulliRBM(FloatTransformer):
         checks.check_integer(self.n_iter, "n_iter", 2**31)
         check_steps(self.k)
         checks.check_positive(self.learning_rate, "learning_rate")
+        checks.check_flag(self.persistent, "persistent")
+        check_verbose(self.verbose)
 
     def _check_range(self, X: Matrix, argument: str = "X") -> None:
         """Check that X is in [0, 1]. Where fit's X was not, it only warns.

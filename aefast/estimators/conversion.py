@@ -130,6 +130,15 @@ def check_codes(X: ArrayLike, columns: int, unit: str) -> np.ndarray:
     return codes
 
 
+def check_verbose(verbose: object) -> None:
+    """
+    Raises:
+        TypeError, ValueError: it is neither True, False nor an int from 0.
+    """
+    if not isinstance(verbose, bool | np.bool_):
+        checks.check_integer(verbose, "verbose", 2**31)
+
+
 def draw_sample_seed(n_samples: int, random_state: RandomState) -> int:
     """Check both arguments, and draw a seed for the samples."""
     checks.check_integer(n_samples, "n_samples", 2**31, low=1)

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
 from sklearn.utils.extmath import svd_flip
 from torch import Tensor
 
@@ -99,6 +100,7 @@ class FactorAnalysis(LinearFactorModel):
         checks.check_integer(self.max_iter, "max_iter", 2**31, low=1)
         checks.check_choice(self.svd_method, "svd_method", SVD_METHODS)
         checks.check_integer(self.iterated_power, "iterated_power", 2**31)
+        check_random_state(self.random_state)
         if self.rotation is not None:
             checks.check_choice(self.rotation, "rotation", ROTATIONS)
 

@@ -130,7 +130,9 @@ class LinearFactorModel(FloatTransformer):
                     f"n_components is {self.n_components!r}; for {samples} samples of {features} "
                     "features it takes an int"
                 )
-            return self._learn_rows(X, group)
+            if self._learn_by_single_products(X, group):
+                return self
+            return self._learn(of_all_ranks(group, X))
 
     @in_default_modes
     def partial_fit(self, X: MatrixLike, y: object = None) -> Self:
@@ -296,9 +298,10 @@ class LinearFactorModel(FloatTransformer):
             )
         check_is_fitted(self, msg=message)
 
-    def _learn_rows(self, X: Matrix, group: Group) -> Self:
-        """Estimate from all ranks' rows."""
-        return self._learn(of_all_ranks(group, X))
+    def _learn_by_single_products(self, X: Matrix, group: Group) -> bool:
+        """Estimate from all ranks' rows by float32 products where they may be exact enough; whether
+        they were."""
+        return False
 
     def _learn(self, moments: Moments) -> Self:
         features = len(moments.mean)

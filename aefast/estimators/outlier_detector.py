@@ -81,6 +81,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseEstimator):
         with all_or_nothing(self):
             checks.check_positive(self.contamination, "contamination")
             checks.check_number(self.contamination, "contamination", 0, 0.5)
+            checks.check_flag(self.standardize, "standardize")
             check_elements(X, "X")
             estimator = self._new_estimator()
             X = validate_data(self, X, dtype=DTYPES)

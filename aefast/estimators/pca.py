@@ -1,10 +1,10 @@
 """Principal component analysis: the optimal linear autoencoder."""
 
 from numbers import Integral, Real
-from typing import Self
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from sklearn.utils.extmath import svd_flip
 from torch import Tensor
 
@@ -103,30 +103,34 @@ class PCA(LinearFactorModel):
 
     def _check_parameters(self) -> None:
         checks.check_choice(self.svd_solver, "svd_solver", SOLVERS)
-        n_components = self.n_components
-        if isinstance(n_components, str):
-            checks.check_choice(n_components, "n_components", ("mle",))
-        elif isinstance(n_components, Real) and not isinstance(n_components, Integral):
-            if not 0 < float(n_components) < 1:
-                raise ValueError(
-                    f"n_components is {n_components}; it takes an int, a share of the variance in "
-                    "(0, 1), 'mle' or None"
-                )
-        else:
-            super()._check_parameters()
+        checks.check_flag(self.whiten, "whiten")
+        check_random_state(self.random_state)
+        given = self.n_components
+        takes = "it takes an int from 1, a share of the variance in (0, 1), 'mle' or None"
+        if isinstance(given, bool) or not (given is None or isinstance(given, Real | str)):
+            raise TypeError(f"n_components is {given!r}; {takes}")
+        is_count = isinstance(given, Integral) and int(given) > 0
+        if not (given is None or given == "mle" or is_count or self._is_share()):
+            raise ValueError(f"n_components is {given!r}; {takes}")
+
+    def _is_share(self) -> bool:
+        """Whether ``n_components`` is a share of the variance."""
+        is_float = isinstance(self.n_components, Real) and not isinstance(
+            self.n_components, Integral
+        )
+        return is_float and 0 < float(self.n_components) < 1
 
     def _least_samples(self, features: int) -> int:
         return max(2, features) if self.n_components == "mle" else super()._least_samples(features)
 
-    def _learn_rows(self, X: Matrix, group: Group) -> Self:
+    def _learn_by_single_products(self, X: Matrix, group: Group) -> bool:
         is_tall = X.shape[0] >= TALL * X.shape[1]
         is_exact = self.svd_solver == "full" or self.n_components == "mle"
         is_single = X.dtype == np.float32 and is_tall and not is_exact
-        if any(group.gather(is_single)):
-            self._learn(of_all_ranks(group, X, single=is_single))
-            if self._is_above_rounding():
-                return self
-        return super()._learn_rows(X, group)
+        if not any(group.gather(is_single)):
+            return False
+        self._learn(of_all_ranks(group, X, single=is_single))
+        return self._is_above_rounding()
 
     def _is_above_rounding(self) -> bool:
         """Whether float32 products give the noise, or the least variance where all are kept."""
@@ -152,7 +156,7 @@ class PCA(LinearFactorModel):
         """The number of principal axes to keep."""
         if self.n_components == "mle":
             return by_likelihood(variances, samples)
-        if isinstance(self.n_components, Real) and not isinstance(self.n_components, Integral):
+        if self._is_share():
             return by_share(variances, float(self.n_components))
         return len(variances)
 

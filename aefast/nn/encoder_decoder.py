@@ -47,7 +47,7 @@ class EncoderDecoder(HasSettings, Shardable):
         self.output_activation = output_activation
         self.depth = len(sizes) - 1
         self.visible, self.hidden = sizes[0], sizes[-1]
-        self.tied = tied
+        self.tied = checks.check_flag(tied, "tied")
         activations = [activation] * (self.depth - 1)
         encoder = [
             LinearAct(below, above, activation=kind, device=device, dtype=dtype)
@@ -57,7 +57,7 @@ class EncoderDecoder(HasSettings, Shardable):
         ]
         decoder = [
             TiedLinearAct(layer, kind)
-            if tied
+            if self.tied
             else LinearAct(
                 layer.out_features, layer.in_features, activation=kind, device=device, dtype=dtype
             )

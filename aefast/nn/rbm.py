@@ -126,6 +126,7 @@ class RBM(HasSettings, Shardable):
         visible = checks.check_integer(visible, "visible", 2**31, low=1)
         hidden = checks.check_integer(hidden, "hidden", 2**31, low=1)
         self.visible_kind = visible_kind
+        learn_variance = checks.check_flag(learn_variance, "learn_variance")
         if learn_variance and visible_kind != "gaussian":
             raise ValueError(
                 f"learn_variance is True and visible_kind {visible_kind!r}; it takes 'gaussian'"

@@ -76,10 +76,7 @@ def positive() -> Any:
 
 def inside_unit_interval(model: nn.Module, value: object, name: str) -> float:
     """A check: a number in (0, 1)."""
-    value = checks.check_number(value, name, 0, 1)
-    if value in (0, 1):
-        raise ValueError(f"{name} is {value}; it takes a number in (0, 1)")
-    return value
+    return checks.check_fraction(value, name)
 
 
 def integer(low: int, limit: int = 2**31) -> Any:

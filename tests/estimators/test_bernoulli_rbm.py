@@ -256,6 +256,8 @@ def test_extreme_data_give_finite_numbers(digits, scale):
         ({"batch_size": 0}, ValueError, "batch_size is 0"),
         ({"n_iter": -1}, ValueError, "n_iter is -1"),
         ({"k": 0}, ValueError, "k is 0"),
+        ({"persistent": "no"}, TypeError, "persistent is 'no'; it takes True or False"),
+        ({"verbose": "no"}, TypeError, "verbose is a str"),
     ],
 )
 def test_wrong_parameters(digits, parameters, error, message):

@@ -88,6 +88,7 @@ def test_numbers_in_the_unit_interval(table):
         ({"contamination": 0.51}, ValueError, "contamination is 0.51; it takes"),
         ({"contamination": float("nan")}, ValueError, "contamination is nan; it takes"),
         ({"contamination": "auto"}, TypeError, "contamination is a str; it takes"),
+        ({"standardize": "no"}, TypeError, "standardize is 'no'; it takes True or False"),
         ({"estimator": MinMaxScaler()}, TypeError, "estimator is a MinMaxScaler; it takes an auto"),
         ({"estimator": 3}, TypeError, "estimator is a int; it takes an autoencoder"),
     ],

@@ -161,6 +161,22 @@ def test_minkas_estimate_takes_no_fewer_samples_than_features():
         PCA("mle").fit(spread(6, 20))
 
 
+@pytest.mark.parametrize("components", ["x", [3], True, 0, -1, 1.5, 0.0, 1.0, np.nan, b"mle"])
+def test_wrong_numbers_of_components_are_told_all_that_is_taken(components):
+    message = "int from 1, a share of the variance in \\(0, 1\\), 'mle' or None"
+    with pytest.raises(
+        (TypeError, ValueError), match=f"^n_components is .*; it takes an {message}"
+    ):
+        PCA(components).fit(spread(200, 8))
+
+
+@pytest.mark.parametrize("whiten", ["yes", 1, None])
+def test_whiten_is_a_flag(whiten):
+    with pytest.raises(TypeError, match=f"^whiten is {whiten!r}; it takes True or False"):
+        PCA(2, whiten=whiten).fit(spread(200, 8))
+    assert PCA(2, whiten=np.True_).fit(spread(200, 8)).n_components_ == 2
+
+
 def test_every_solver_of_scikit_learns_is_taken_and_exact():
     X = spread(200, 8)
     expected = PCA(3).fit(X).components_

@@ -100,6 +100,14 @@ def check_positive(value: object, argument: str) -> float:
     return number
 
 
+def check_fraction(value: object, argument: str) -> float:
+    """A real number in (0, 1), as a float."""
+    number = check_number(value, argument)
+    if not 0 < number < 1:
+        raise ValueError(f"{argument} is {value}; it takes a number in (0, 1)")
+    return number
+
+
 def check_integer(value: object, argument: str, limit: int, low: int = 0) -> int:
     """An integer in [low, limit)."""
     if type(value) is int and low <= value < limit:  # the common case, asked first
