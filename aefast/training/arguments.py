@@ -17,7 +17,7 @@ from aefast.data.pairs import PairedRows
 from aefast.data.tensor_rows import TensorRows
 from aefast.nn.trainable import Trainable, has_loss
 from aefast.ops.shared import checks, dispatch
-from aefast.training.plain_model import plain_model
+from aefast.training.plain_model import PlainModel, plain_model
 
 Rows = Tensor | np.ndarray | Dataset
 Batches = Callable[[], Iterable[Tensor | tuple[Tensor, Tensor]]]
@@ -38,14 +38,24 @@ def rows_or_pairs(
         raise ValueError(
             f"{argument} is a tuple of {len(data)}; it takes rows, or a pair of inputs and targets"
         )
-    loss: Any = model.loss if has_loss(model) else None
-    if loss is None or "target" not in inspect.signature(loss).parameters:
-        raise TypeError(
-            f"{argument} is a pair of inputs and targets; the loss of a {type(model).__name__} "
-            "takes no target"
-        )
+    check_takes_target(model, argument)
     inputs, targets = (rows_of(rows, argument, model) for rows in data)
     return PairedRows(inputs, targets, argument)
+
+
+def check_takes_target(model: object, argument: str) -> None:
+    """
+    Raises:
+        TypeError: the model's loss takes no target, and data that the message calls ``argument``
+            are pairs.
+    """
+    loss: Any = model.loss if isinstance(model, nn.Module) and has_loss(model) else None
+    if loss is None or "target" not in inspect.signature(loss).parameters:
+        module = model.module if isinstance(model, PlainModel) else model
+        raise TypeError(
+            f"{argument} is a pair of inputs and targets; the loss of a {type(module).__name__} "
+            "takes no target"
+        )
 
 
 def rows_of(data: object, argument: str, model: nn.Module) -> Dataset | TensorRows:
@@ -176,7 +186,20 @@ def with_loss(model: nn.Module, loss: str | Callable[..., Tensor] | None) -> Tra
             "loss(x, seed=...) is a scalar, as aefast.nn's autoencoders and RBM have it, or a "
             "plain module and its loss; a DeepBeliefStack has a fit of its own"
         )
+    first = _first_layer(model)
+    if isinstance(first, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        raise TypeError(
+            f"model begins with a {type(first).__name__}, and rows are flattened to [B, D]; it "
+            "takes an nn.Unflatten(1, ...) before it"
+        )
     return plain or cast(Trainable, model)
+
+
+def _first_layer(model: nn.Module) -> nn.Module:
+    """The module that the input goes to first, as far as the containers say."""
+    while isinstance(model, nn.Sequential) and len(model):
+        model = model[0]
+    return model
 
 
 def check_optimizer(model: Trainable, optimizer: object) -> None:
@@ -187,4 +210,9 @@ def check_optimizer(model: Trainable, optimizer: object) -> None:
     if not any(id(parameter) in parameter_ids for parameter in optimized):
         raise ValueError(
             "optimizer holds none of the model's parameters; it takes those of model.parameters()"
+        )
+    if not any(parameter.requires_grad for parameter in (*model.parameters(), *optimized)):
+        raise ValueError(
+            "model has no parameter that is trained: requires_grad is False of each; it takes one "
+            "or more"
         )

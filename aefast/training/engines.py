@@ -355,6 +355,7 @@ class TrainingLoop:
     ) -> None:
         example = _example_of(model)
         self.device, self.dtype = example.device, example.dtype
+        self.model = model
         self.optimizer = optimizer
         self.loss = loss
         self.reason = reason

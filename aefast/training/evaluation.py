@@ -84,10 +84,23 @@ def early_stopping_metric(metrics: dict[str, float]) -> float:
 
 
 def loss_of(model: Trainable, x: Tensor | Pair, seed: int | Tensor) -> Tensor:
-    """The loss of a minibatch, of rows alone or with their targets."""
+    """The loss of a minibatch, of rows alone or with their targets.
+
+    Raises:
+        TypeError, ValueError: it is no tensor, or no scalar.
+    """
     if isinstance(x, Pair):
-        return model.loss(x.inputs, target=x.targets, seed=seed)
-    return model.loss(x, seed=seed)
+        loss: object = model.loss(x.inputs, target=x.targets, seed=seed)
+    else:
+        loss = model.loss(x, seed=seed)
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"loss gave a {type(loss).__name__}; it takes one that gives a tensor")
+    if loss.numel() != 1:
+        raise ValueError(
+            f"loss gave shape {list(loss.shape)}; it takes one that gives a scalar, such as a mean "
+            "over all elements"
+        )
+    return loss
 
 
 def held_out_loss(

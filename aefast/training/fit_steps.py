@@ -17,7 +17,7 @@ from aefast.distributed.interrupts import Interrupts
 from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
 from aefast.step.minibatch_schedule import CHUNK_SECONDS, MinibatchSchedule
-from aefast.training.arguments import Batches
+from aefast.training.arguments import Batches, check_takes_target
 from aefast.training.engines import (
     Engine,
     Loss,
@@ -194,17 +194,19 @@ class StreamSteps(CallSteps):
         return batches
 
     def _checked(self, batch: object) -> Tensor | Pair:
-        if isinstance(batch, tuple):
-            return self._checked_pair(batch)
-        return self._checked_rows(batch)
-
-    def _checked_pair(self, batch: tuple[object, ...]) -> Pair:
-        if len(batch) != 2:
+        """A batch as the model takes it. A DataLoader gives a list, also of one tensor."""
+        if not isinstance(batch, tuple | list):
+            return self._checked_rows(batch)
+        if len(batch) not in (1, 2):
             raise ValueError(
-                f"data gave a tuple of {len(batch)}; it takes batches, or pairs of inputs and "
-                "targets"
+                f"data gave a {type(batch).__name__} of {len(batch)}; it takes batches, or pairs "
+                "of inputs and targets"
             )
-        return Pair(*map(self._checked_rows, batch))
+        first, *targets = map(self._checked_rows, batch)
+        if not targets:
+            return first
+        check_takes_target(self.steps.model, "a batch of data")
+        return Pair(first, *targets)
 
     def _checked_rows(self, batch: object) -> Tensor:
         if not isinstance(batch, Tensor):

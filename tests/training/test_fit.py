@@ -1084,7 +1084,13 @@ def test_a_transcoder_learns_from_pairs_of_rows_as_from_its_loss_with_a_target(t
             r"target has shape \[9, 5\]; it takes \[..., 4\]",
         ),
         ({"data": torch.ones(9, 6)}, ValueError, "target is None; a transcoder takes"),
-        ({"data": lambda: [(torch.ones(9, 6),)]}, ValueError, "data gave a tuple of 1"),
+        ({"data": lambda: [(torch.ones(9, 6),)]}, ValueError, "target is None; a transcoder"),
+        ({"data": lambda: [[torch.ones(9, 6)] * 3]}, ValueError, "data gave a list of 3"),
+        (
+            {"data": lambda: [[torch.ones(9, 6)] * 2], "model": nn.Autoencoder(6, 4)},
+            TypeError,
+            "a batch of data is a pair of inputs and targets; the loss of a Autoencoder takes no",
+        ),
         (
             {"model": nn.Autoencoder(6, 4)},
             TypeError,
@@ -1196,6 +1202,33 @@ def test_held_out_floats_beside_bytes_may_leave_the_unit_interval_a_little(bits)
     assert held_out(noisy, GREY) == held_out(noisy, GREY / 255)
     assert held_out(bits, bits.float()) == held_out(bits, bits.double())
     assert held_out(bits.float(), bits) == held_out(bits, bits)
+
+
+@pytest.mark.parametrize("container", [list, tuple])
+def test_a_loader_gives_each_batch_in_a_list_of_one(container):
+    losses = []
+    for wrap in (lambda x: x, lambda x: container([x])):
+        torch.manual_seed(0)
+        model, batches = nn.Autoencoder(6, 4), [wrap(torch.rand(3, 2, 3)) for _ in range(4)]
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        losses.append(aefast.fit(model, lambda batches=batches: batches, optimizer).losses)
+    assert torch.equal(*losses)
+
+
+class LossOfEachElement(nn.Autoencoder):
+    def loss(self, x, *, seed=None):
+        return (self(x) - x).square()
+
+
+@pytest.mark.parametrize("data", [torch.rand(8, 6), lambda: [torch.rand(8, 6)]])
+def test_a_loss_that_is_no_scalar_and_a_model_that_is_frozen_are_named(data):
+    model = LossOfEachElement(6, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"^loss gave shape \[8, 6\]; it takes one that gives a"):
+        aefast.fit(model, data, optimizer)
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"^model has no parameter that is trained: requires_grad"):
+        aefast.fit(model, data, optimizer)
 
 
 def test_a_function_may_give_batches_without_end(monkeypatch):

@@ -305,6 +305,24 @@ def test_pairs_are_no_plain_models_data() -> None:
             ValueError,
             r"model gives \[16, 9\] for rows \[16, 20\]",
         ),
+        (
+            sequential(20, 20),
+            {"loss": nn.MSELoss(reduction="none")},
+            ValueError,
+            r"^loss gave shape \[16, 20\]; it takes one that gives a scalar",
+        ),
+        (
+            sequential(20, 20),
+            {"loss": lambda output, x: 1.0},
+            TypeError,
+            "^loss gave a float; it takes one that gives a tensor",
+        ),
+        (
+            nn.Sequential(nn.Sequential(nn.Conv2d(1, 1, 1)), nn.Flatten()),
+            {},
+            TypeError,
+            r"^model begins with a Conv2d, and rows are flattened to \[B, D\]",
+        ),
         (sequential(20, 20), {"loss": 3}, TypeError, "loss is a int; it takes a name, a function"),
         (
             aefast.nn.Autoencoder(20, 4),
