@@ -1,4 +1,4 @@
-"""Whole steps where the C++ extension is not installed: numba's kernels, or torch's operators where
+"""Whole steps where the C++ extension is not installed: numba's kernels, and torch's products where
 those are the quicker ones."""
 
 from collections.abc import Callable, Iterator

@@ -82,8 +82,8 @@ EXPLANATIONS = (
         ".*one rank.*",
     ),
     Explanation(
-        "Without the C++ extension a loss is some ops, each with a call's own cost. Products and "
-        "activations are torch's on both sides.",
+        "Without the C++ extension the checks of a call and of the model are Python's. Products of "
+        "all but the smallest layers are torch's on both sides.",
         "step",
         ".*numba alone",
     ),

@@ -138,12 +138,22 @@ class Layers:
         for layer in self.layers:
             weight = self.parameters[layer.weight]
             bias = self.parameters[layer.bias] if layer.bias >= 0 else None
-            preactivation = F.linear(x, weight.t() if layer.is_tied else weight, bias)
-            output = ACTIVATIONS[layer.activation](preactivation)
-            saved = saved_for_backward(layer.activation, output, preactivation)
+            output = F.linear(x, weight.t() if layer.is_tied else weight, bias)
+            output, saved = self._activated(layer, output)
             self.passed.append((x, saved))
             x = output
         return x
+
+    def _activated(self, layer: PlannedLayer, preactivation: Tensor) -> tuple[Tensor, Any]:
+        """The layer's output, and what its gradient needs."""
+        if layer.activation in numba_kernels.ACTIVATIONS:
+            if layer.activation != "identity":
+                activation = numba_kernels.ACTIVATIONS.index(layer.activation)
+                at = preactivation.data_ptr()
+                numba_kernels.activate_rows(at, *preactivation.shape, activation)
+            return preactivation, preactivation
+        output = ACTIVATIONS[layer.activation](preactivation)
+        return output, saved_for_backward(layer.activation, output, preactivation)
 
     def backward(self, grad: Tensor, begun: Sequence[int] = (), needs_input: bool = True) -> Tensor:
         """The gradient by the input, where it is needed. Those by the parameters are written; they
@@ -166,8 +176,7 @@ class Layers:
         """Also writes that by the bias."""
         bias = self.gradients[layer.bias] if layer.bias >= 0 else None
         if layer.activation in numba_kernels.ACTIVATIONS:
-            output = grad if saved is None else saved
-            at = grad.data_ptr(), output.data_ptr(), 0 if bias is None else bias.data_ptr()
+            at = grad.data_ptr(), saved.data_ptr(), 0 if bias is None else bias.data_ptr()
             activation = numba_kernels.ACTIVATIONS.index(layer.activation)
             numba_kernels.preactivation_backward(*at, *grad.shape, activation)
             return grad

@@ -68,6 +68,14 @@ def multiply_slopes(activation: int, grad: np.ndarray, output: np.ndarray) -> No
 
 
 @njit(nogil=True, cache=shared.CACHE, error_model="numpy")
+def activate_rows(output_at: int, rows: int, outputs: int, activation: int) -> None:
+    """act(z) in the place of each row z."""
+    output = shared.floats_at(output_at, rows, outputs)
+    for row in range(rows):
+        activate(activation, output[row])
+
+
+@njit(nogil=True, cache=shared.CACHE, error_model="numpy")
 def layer(
     x_at: int,
     weight_at: int,
@@ -89,8 +97,7 @@ def layer(
         for i in range(outputs):
             output[row, i] = bias[0, i] if bias_at else np.float32(0)
     add_product(x, weight if is_tied else transposed(weight), output)
-    for row in range(rows):
-        activate(activation, output[row])
+    activate_rows(output_at, rows, outputs, activation)
 
 
 @njit(nogil=True, cache=shared.CACHE, error_model="numpy")
