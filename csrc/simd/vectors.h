@@ -7,10 +7,11 @@
 //   kTileRows            the rows of gemm.cpp's tile of sums, which is two vectors wide: as many as
 //                        the registers hold beside two vectors of the right operand and one
 //                        broadcast of the left
-//   load_first           a vector of the first `count` numbers of memory, and zeros; no more is
-//   read store_first          writes the first `count` numbers of a vector interleave_low       (a0
-//   b0 a1 b1 ...) of the first halves of a and b interleave_high      the same of their second
-//   halves multiply_low_halves  the 64-bit products of the low halves. It is spelled out: a
+//   load_first           a vector of memory's first `count` numbers, and zeros; reads no more
+//   store_first          writes a vector's first `count` numbers, and no more
+//   interleave_low       (a0 b0 a1 b1 ...) of the first halves of a and b
+//   interleave_high      the same of their second halves
+//   multiply_low_halves  the 64-bit products of the low halves. It is spelled out: a
 //                        compiler that does not see that the high halves are unused
 //                        takes a full 64-bit multiplication, three times as many
 //                        operations
