@@ -138,13 +138,17 @@ SMALL_STEPS = (
     "rows asked for ahead, and a division less in Adam (30-16: 6.9 us, before 7.4)."
 )
 SHARED_STEPS = (
-    "Products take four fifths of a step (AMD Zen 4, 784-64), at 86 to 92 % of the peak of "
-    "multiply-adds; at 200-50, whose code fills 64 columns, at 61 to 83 %. Two threads need 0.52 "
-    "(784-256) to 0.70 (deep) of one's time: each packs operands, and what one writes the other "
-    "reads. Tried, and kept: the losses, gathers and Adam of small layers by two threads, too "
-    "(200-50: 205 to 142 us), each with the same part of every loop (784-64: 464 to 454), and "
-    "blocks cut at any row (200-50: 135). A call has a millisecond of checks besides, and is of 4 "
-    "steps at 784-256, of 17 at 784-64."
+    "Products take four fifths of a step (AMD Zen 4, 784-64), at 80 to 90 % of the peak of "
+    "multiply-adds; at 200-50 at 71 to 81 %. Two threads need 0.52 (784-256) to 0.70 (deep) of "
+    "one's time. Their waits are 0.5 us each, 3 % of a step; what costs is that a core writes what "
+    "the other has read: 7 to 29 ns a line of a cache, asked for ahead or not, so that Adam takes "
+    "two threads as long as one at 200-50. Tried, and kept: the losses, gathers and Adam of small "
+    "layers by two threads, too (200-50: 205 to 142 us), each with the same part of every loop "
+    "(784-64: 464 to 454), blocks cut at any row (200-50: 135), and the last two of 50 columns by "
+    "themselves (123). Not kept: each thread with its rows through all layers, and with half of "
+    "all weights (deep 11 % faster, 784-64 the same, 784-256, and 784-64 with 64 rows, 7 % "
+    "slower). A call has a millisecond of checks besides, and is of 4 steps at 784-256, of 17 at "
+    "784-64."
 )
 SAME_PRODUCTS = (
     "Most of the time is the same products on both sides. On an AMD Zen 4 ours are 1.07 times as "

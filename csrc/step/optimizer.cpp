@@ -172,12 +172,16 @@ void average(const ParameterUpdate& u, int64_t begin, int64_t end) {
 void update(ParameterUpdate& u, int threads) {
     constexpr int64_t kLine = 16;  // of a cache
     const int64_t whole = u.columns > 0 ? u.columns : kLine;
+    if (!current_crew && u.size < kFewestOfTeam) threads = 1;
+    threads = threads_for(u.size, threads);
     const int64_t elements = std::clamp(u.size / 16, kFewestElements, kMostElements);
-    const int64_t per_task = std::max<int64_t>(1, elements / whole) * whole;
+    // As many for each thread: an odd one was taken by this thread now, and by that one then.
+    const int64_t rounds = (u.size + elements * threads - 1) / (elements * threads);
+    const int64_t pieces = (u.size + whole - 1) / whole;
+    const int64_t per_task = (pieces + rounds * threads - 1) / (rounds * threads) * whole;
     const int64_t tasks = (u.size + per_task - 1) / per_task;
     const AdamFactors factors(u);
-    if (!current_crew && u.size < kFewestOfTeam) threads = 1;
-    parallel_for(threads_for(u.size, threads), tasks, [&](int64_t task) {
+    parallel_for(threads, tasks, [&](int64_t task) {
         const int64_t begin = task * per_task;
         const int64_t end = std::min(begin + per_task, u.size);
         if (u.kind == OptimizerKind::sgd && u.has_unit_rows)
