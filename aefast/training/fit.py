@@ -149,8 +149,8 @@ def fit(
             training mode.
         data: the rows ``[N, D]``: a tensor or an array of floats, integers or bits, which may be
             mapped from a file, or an :class:`aefast.data.Dataset`; uint8 with a number above 1 is
-            divided by 255. Or a function that is called once an epoch, and gives its batches ``[B,
-            D]``, as tensors of floats, one after the other, or each in a list or tuple, as a
+            divided by 255. Or a function that is called once an epoch, and gives its batches
+            ``[B, D]``, as tensors of floats, one after the other, or in lists or tuples, as a
             ``DataLoader`` does: ``batch_size`` and ``shuffle`` say nothing then. More dimensions
             are flattened to one. A tensor stays on its device, and keeps its dtype, for a model
             that is not float32 on a CPU. A transcoder takes pairs: a tuple ``(inputs, targets)`` of
