@@ -7,6 +7,7 @@ Reference: Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, chap
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,6 +41,10 @@ from aefast.random import DrawStep, normal
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+# In deviations of all features: float32 codes of data as far from 0 are off by some 1e-5 of theirs.
+FAR = 10
+LARGEST = float(np.finfo(np.float32).max)
 
 # float64 does not hold the squares of larger numbers.
 RANGE = "some up to 1e150"
@@ -198,8 +203,13 @@ class LinearFactorModel(FloatTransformer):
         """
         self._check_is_fitted()
         X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
-        encoder = self._encoder()
-        return without_nan(_affine(X, encoder, -encoder @ as_double(self.mean_)), X, RANGE)
+        encoder, mean = self._encoder(), as_double(self.mean_)
+        if X.dtype == np.float32 and self._lies_far_from_zero():
+            center = mean.float()
+            codes = _affine(X, encoder, encoder @ (center.double() - mean), center)
+        else:
+            codes = _affine(X, encoder, -encoder @ mean)
+        return without_nan(codes, X, RANGE)
 
     @in_default_modes
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:
@@ -315,6 +325,12 @@ class LinearFactorModel(FloatTransformer):
         self.n_samples_seen_ = moments.count
         return self
 
+    def _lies_far_from_zero(self) -> bool:
+        """Whether float32 rows must be centered before their products, which else would cancel. A
+        mean that float32 does not hold is left to float64."""
+        mean, deviation = self.mean_, self._moments.variances.sum() ** 0.5
+        return bool(FAR * deviation < np.linalg.norm(mean) and np.abs(mean).max() < LARGEST)
+
     def _encoder(self) -> Tensor:
         """The matrix ``[K, D]`` that maps ``x - b`` to a code."""
         return posterior(*self._generator())[0]
@@ -333,8 +349,8 @@ class LinearFactorModel(FloatTransformer):
         return self.components_.shape[0]
 
 
-def _affine(X: Matrix, weight: Tensor, bias: Tensor) -> np.ndarray:
-    """``X Wt + b`` in X's dtype.
+def _affine(X: Matrix, weight: Tensor, bias: Tensor, center: Tensor | None = None) -> np.ndarray:
+    """``(X - c) Wt + b`` in X's dtype; c is 0 without a center.
 
     It is computed in float64 where X is float64, or where the weight leaves float32's range, as an
     encoder's does for data near 0. Kernels do not take float64: PyTorch computes that.
@@ -343,7 +359,13 @@ def _affine(X: Matrix, weight: Tensor, bias: Tensor) -> np.ndarray:
     if X.dtype == np.float64 or not all(
         parameter.isfinite().all() for parameter in float32_parameters
     ):
-        blocks = [torch.addmm(bias, rows, weight.T) for rows in row_blocks(X, torch.float64)]
+        blocks = _less(center, row_blocks(X, torch.float64))
+        results = [torch.addmm(bias, rows, weight.T) for rows in blocks]
     else:
-        blocks = [linear_act(rows, *float32_parameters) for rows in row_blocks(X)]
-    return torch.cat(blocks).numpy().astype(X.dtype, copy=False)
+        results = [linear_act(rows, *float32_parameters) for rows in _less(center, row_blocks(X))]
+    return torch.cat(results).numpy().astype(X.dtype, copy=False)
+
+
+def _less(center: Tensor | None, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The rows less the center ``[D]``, where there is one."""
+    return blocks if center is None else (rows - center for rows in blocks)

@@ -319,6 +319,16 @@ def test_wrong_numbers_of_components(data, model, components, error, message):
         clone(model).set_params(n_components=components).fit(data)
 
 
+@models
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_float32_codes_of_data_far_from_zero_do_not_cancel(data, model, offset):
+    """The products of rows that are not centered would be off by offset * 2**-24, and more."""
+    X = (data + offset).astype(np.float32)
+    model = clone(model).fit(X)
+    exact = model.transform(X.astype(np.float64))
+    np.testing.assert_allclose(model.transform(X), exact, rtol=0, atol=5e-6 * exact.std())
+
+
 # What the linear models make of data that float32, or a variance, can hardly hold.
 EXTREMES = {
     "tiny": lambda X: X * 1e-30,
