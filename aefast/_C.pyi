@@ -4,13 +4,16 @@ An argument of type ``int`` that is a tensor's name is the address of its first 
 the tensor is dense. Where a kernel takes any layout, or a shape, it is ``_Matrix``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final, TypeAlias
+
+from torch import Tensor
 
 # Address, rows, columns, row stride, column stride: aefast.ops.shared.cpp.as_matrix makes it.
 _Matrix: TypeAlias = tuple[int, int, int, int, int]
 # Address, rows of a sample, sample stride, row stride.
 _Samples: TypeAlias = tuple[int, int, int, int]
+_Objects: TypeAlias = tuple[object, ...]
 # Seed, row offset, step.
 _RandomStream: TypeAlias = tuple[int, int, int]
 
@@ -418,6 +421,18 @@ class MappingGuard:
     def is_cut(self) -> bool: ...
 
 def instruction_set() -> str: ...
+def is_one(
+    gradient: Tensor,
+    questions: tuple[Callable[[], object], ...],
+    attributes: tuple[_Objects, _Objects, _Objects],
+) -> bool: ...
+def is_unchanged(
+    attributes: tuple[_Objects, _Objects, _Objects],
+    members: tuple[_Objects, _Objects],
+    classes: tuple[_Objects, _Objects],
+    functions: tuple[_Objects, _Objects, _Objects],
+    tensors: tuple[_Objects, _Objects],
+) -> bool: ...
 def jumprelu(
     preactivation: _Matrix,
     threshold: int,
@@ -491,12 +506,6 @@ def mlp_forward(
     precision: Precision,
     threads: int,
 ) -> None: ...
-def holds_only(
-    dicts: tuple[dict[str, object], ...], values: tuple[tuple[object, ...], ...]
-) -> bool: ...
-def holds_under_names(
-    dicts: tuple[dict[str, object], ...], names: tuple[str, ...], values: tuple[object, ...]
-) -> bool: ...
 def lie_in_unit_interval(address: int, count: int) -> bool: ...
 def multiply_adds(rounds: int, threads: int) -> int: ...
 def normalize_rows(rows: _Matrix, threads: int) -> None: ...
@@ -523,6 +532,18 @@ def row_lengths(weight: _Matrix, squares: int, threads: int) -> bool: ...
 def scaled_sign(
     values: _Matrix, output: int, element_type: ElementType, factor: float, threads: int
 ) -> None: ...
+def serves(
+    x: Tensor,
+    width: int,
+    most_rows: int,
+    takes_unit_interval: bool,
+    questions: tuple[Callable[[], object], ...],
+    attributes: tuple[_Objects, _Objects, _Objects],
+    members: tuple[_Objects, _Objects],
+    classes: tuple[_Objects, _Objects],
+    functions: tuple[_Objects, _Objects, _Objects],
+    tensors: tuple[_Objects, _Objects],
+) -> bool: ...
 def slope_backward(
     saved: _Matrix,
     grad_code: _Matrix | None,
@@ -580,6 +601,16 @@ def step(
     row_offset: int,
     parameters: Sequence[int],
     gradients: Sequence[int],
+    precision: Precision,
+    threads: int,
+) -> float: ...
+def step_on_tensors(
+    plan: StepPlan | MachinePlan,
+    x: Tensor,
+    seed: int,
+    row_offset: int,
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
     precision: Precision,
     threads: int,
 ) -> float: ...

@@ -39,6 +39,9 @@ if hasattr(os, "register_at_fork"):
 
 _forced: ContextVar[str | None] = ContextVar("aefast_backend", default=None)
 
+# The name of the backend whose block runs; None outside.
+chosen = _forced.get
+
 
 class BackendUnavailableError(RuntimeError):
     """A backend was forced that cannot run here; the message says why."""

@@ -202,6 +202,11 @@ def draw_seed(
         )
     if is_captured(device):
         return torch.empty(1, dtype=torch.int64, device=device).random_()
+    return draw_on_host(generator)
+
+
+def draw_on_host(generator: torch.Generator | None) -> int:
+    """A seed from a generator of the host, or from torch's default one."""
     # This constructor takes half the time of torch.empty, and is on the CPU whatever the default.
     return int(torch.LongTensor(1).random_(generator=generator).item())
 

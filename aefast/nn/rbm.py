@@ -12,6 +12,7 @@ from aefast import functional, random
 from aefast.capture import is_captured
 from aefast.distributed.group import Group
 from aefast.functional import contrastive_divergence, kl_sparsity, linear_act
+from aefast.nn.autoencoder import check_draw
 from aefast.nn.likelihood import floored
 from aefast.nn.linear import Device
 from aefast.nn.plain import is_plain, known_by_its_parameters
@@ -20,7 +21,13 @@ from aefast.nn.replicas import check_replica
 from aefast.nn.settings import HasSettings, fixed_choice, inside_unit_interval, number, setting
 from aefast.nn.sharded import Shardable
 from aefast.nn.shared_batch import group_of_training, refuse_traces
-from aefast.nn.step_plan import NOT_TOGETHER, PlannedMachine
+from aefast.nn.step_plan import (
+    NOT_TOGETHER,
+    PlannedMachine,
+    host_seed,
+    keep,
+    loss_of_kept_step,
+)
 from aefast.ops.rbm.op import VISIBLE_KINDS, check_states, check_steps
 from aefast.ops.shared import checks, dispatch
 from aefast.ops.sparsity.eager import divergence
@@ -206,6 +213,26 @@ class RBM(HasSettings, Shardable):
                 and its kin.
         """
         check_replica(self)
+        check_draw(seed, generator, row_offset)
+        if torch.compiler.is_compiling():
+            return self._loss_after_checks(visible, seed, generator, row_offset)
+        loss = loss_of_kept_step(self, visible, seed, generator, row_offset)
+        if loss is None:
+            return self._loss_after_checks(visible, seed, generator, row_offset)
+        if not math.isfinite(loss.item()):
+            self.check_finite()
+        if self.training and torch.is_grad_enabled():
+            self._buffers["training_steps"].add_(1)  # type: ignore[union-attr]
+        return loss
+
+    def _loss_after_checks(
+        self,
+        visible: Tensor,
+        seed: int | None,
+        generator: torch.Generator | None,
+        row_offset: int,
+    ) -> Tensor:
+        """The loss of a first call, and of one that no kept step serves."""
         renew_weights(self)
         checks.check_like(visible, "visible", self.weight, "weight")
         moves_on = self.training and torch.is_grad_enabled()
@@ -227,7 +254,7 @@ class RBM(HasSettings, Shardable):
         loss, chain = fused or self._loss_op_by_op(visible, seed, generator, row_offset)
         # Last of all: where anything above was interrupted, no step was taken.
         if moves_on and not dispatch.is_recomputed():
-            if self.chain is not None:
+            if self.chain is not None and chain is not None:
                 self.chain.copy_(chain)
             self.training_steps.add_(1)
         return loss
@@ -328,22 +355,23 @@ class RBM(HasSettings, Shardable):
         seed: int | None,
         generator: torch.Generator | None,
         row_offset: int,
-    ) -> tuple[Tensor, Tensor] | None:
-        """The loss and where the chains end; None where the kernels cannot take all of it."""
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """The loss and where persistent chains end; None where the kernels cannot take it all."""
         step = self.planned_step()
         if isinstance(step, str):
             return None
         rows = visible.reshape(-1, visible.shape[-1]) if visible.dim() > 2 else visible
         if step.refusal(rows) is not None:
             return None
-        chain = step.chain
         check_states(visible, "visible", self.visible_kind)
-        if chain is not None:
-            check_states(chain, "chain", self.visible_kind)
-        row_offset = checks.check_integer(row_offset, "row_offset", 2**62)
-        checks.check_seed_arguments(seed, generator)
-        drawn = int(dispatch.resolve_seed(seed, generator, visible.device, False))
-        loss, end = machine_loss(step.plan, step.parameters, rows, chain, drawn, row_offset)
+        if step.chain is not None:
+            check_states(step.chain, "chain", self.visible_kind)
+        if not self.exchanges:
+            keep(self, step)
+        drawn = host_seed(seed, generator)
+        plan, parameters, chain, _ = step
+        end = None if chain is None else torch.empty_like(chain)
+        loss = machine_loss(plan, parameters, rows, chain, end, drawn, row_offset)
         if not math.isfinite(loss.item()):
             self.check_finite()
         return loss, end

@@ -1,18 +1,32 @@
 """A model's training step as a plan, for the kernels that take it in one call."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from aefast import random
 from aefast.nn.cached_step import CachedStep
 from aefast.nn.linear import LinearAct, TiedLinearAct
 from aefast.ops.shared import checks, dispatch
+from aefast.ops.shared.product_routes import takes_matrix_units
+from aefast.random import CPU
 from aefast.step import dictionary_plan, machine_loss, optimizers
 from aefast.step.dictionary_plan import DictionaryPlan
-from aefast.step.loss import refusal, step_loss, unsuitable_memory
+from aefast.step.loss import (
+    MOST_PRODUCTS,
+    EncoderDecoderCall,
+    kernel_of,
+    refusal,
+    step_loss,
+    unsuitable_memory,
+)
+from aefast.step.loss_node import StepCall, loss_of
+from aefast.step.machine_loss import MachineCall
 from aefast.step.machine_plan import MachinePlan
 from aefast.step.parameters import unsuitable_call
 from aefast.step.plan import Plan, PlannedLayer
@@ -45,6 +59,20 @@ class PlannedStep(NamedTuple):
     def width(self) -> int:
         """D, the numbers of a row."""
         return self.plan.encoder[0].inputs
+
+    @property
+    def draws(self) -> bool:
+        """Whether the loss draws random numbers."""
+        return self.plan.draws
+
+    def call_of(self) -> Callable[[Tensor, int, int], StepCall]:
+        """A function of x ``[B, D]``, a seed and the row offset: the call of the kernels."""
+        return partial(EncoderDecoderCall, self.plan, kernel_of(self.plan, "cpp"), self.parameters)
+
+    @property
+    def most_rows(self) -> int:
+        """So many rows are served without another look."""
+        return MOST_PRODUCTS // self.plan.largest_product
 
     @property
     def unit_interval_reason(self) -> str | None:
@@ -125,6 +153,18 @@ class PlannedMachine(NamedTuple):
         return self.plan.visible
 
     @property
+    def draws(self) -> bool:
+        return True
+
+    def call_of(self) -> Callable[[Tensor, int, int], StepCall]:
+        assert self.chain is None  # persistent ones move on between the calls
+        return partial(MachineCall, self.plan, None, None, self.kernel_plan(), self.parameters)
+
+    @property
+    def most_rows(self) -> int:
+        return 0 if takes_matrix_units() else sys.maxsize
+
+    @property
     def unit_interval_reason(self) -> str | None:
         return "Bernoulli units take" if self.plan.visible_kind == "bernoulli" else None
 
@@ -203,20 +243,20 @@ def check_width(width: int, step: AnyPlanned, argument: str = "data") -> None:
 def plan_of(model: Any) -> AnyPlanned | str:
     """The step of a model as it stands; or why the kernels cannot take it in one call.
 
-    A class says with ``step_fields`` what its loss adds to its layers, or with ``planned_step`` all
-    of it. A subclass, whose loss may be another, says it anew. A plan is kept until something about
-    the model is another one.
+    A class says with ``step_fields`` what its loss adds to its layers, by its settings and whether
+    it trains, or with ``planned_step`` all of it. A subclass, whose loss may be another, says it
+    anew. A plan is kept until something about the model is another one.
     """
     if "planned_step" in type(model).__dict__:
         return model.planned_step()
     if "step_fields" not in type(model).__dict__:
         return f"{type(model).__name__} has no plan of its step"
+    cached = model.__dict__.get("_kept_step")
+    if cached is not None and cached.is_current(model):
+        return cached.step
     fields = model.step_fields()
     if isinstance(fields, str):
         return fields
-    cached = model.__dict__.get("_kept_step")
-    if cached is not None and cached.is_current(model, fields):
-        return cached.step
     if not model.is_plain:
         return "a layer has a hook, a parametrization or an adapter"
     encoder, decoder = map(list, model.step_layers())
@@ -225,8 +265,16 @@ def plan_of(model: Any) -> AnyPlanned | str:
     step = _planned(encoder, decoder, model._parameters.get("log_var"), fields)
     if isinstance(step, str):
         return step
-    model.__dict__["_kept_step"] = CachedStep(step, fields, model)
+    keep(model, step)
     return step
+
+
+def keep(model: nn.Module, step: PlannedStep | PlannedMachine) -> None:
+    """Keep a step for the model's next losses, of the same model."""
+    cached = model.__dict__.get("_kept_step")
+    if cached is not None and cached.is_current(model):
+        return
+    model.__dict__["_kept_step"] = CachedStep(step, model)
 
 
 def _share_parameters(layers: Iterable[nn.Module]) -> bool:
@@ -312,9 +360,12 @@ def loss_in_one_call(
 ) -> Tensor | None:
     """The model's loss of x ``[..., D]`` as one autograd node over one call; None where that does
     not serve."""
-    if torch.compiler.is_compiling() or not isinstance(x, Tensor) or x.dim() == 0:
+    if torch.compiler.is_compiling():
         return None
-    if unsuitable_call(x, LOSS_BACKENDS) is not None:
+    loss = loss_of_kept_step(model, x, seed, generator, row_offset)
+    if loss is not None:
+        return loss
+    if not isinstance(x, Tensor) or x.dim() == 0 or unsuitable_call(x, LOSS_BACKENDS):
         return None
     step = plan_of(model)
     if not isinstance(step, PlannedStep):
@@ -325,5 +376,27 @@ def loss_in_one_call(
         return None
     if step.unit_interval_reason is not None:
         checks.check_unit_interval(rows, "x", step.unit_interval_reason)
-    drawn = int(dispatch.resolve_seed(seed, generator, x.device, False)) if plan.draws else 0
+    drawn = host_seed(seed, generator) if plan.draws else 0
     return step_loss(plan, parameters, rows, drawn, row_offset)
+
+
+def loss_of_kept_step(
+    model: nn.Module,
+    x: Tensor,
+    seed: int | None,
+    generator: torch.Generator | None,
+    row_offset: int,
+) -> Tensor | None:
+    """The loss of x, where the model's kept step serves it; else None. It is not compiled."""
+    cached = model.__dict__.get("_kept_step")
+    if cached is None or not cached.serves(model, x):
+        return None
+    drawn = host_seed(seed, generator) if cached.draws else 0
+    return loss_of(cached.call_of(x, drawn, row_offset))
+
+
+def host_seed(seed: int | None, generator: torch.Generator | None) -> int:
+    """The seed given, or one drawn from ``generator`` or torch's default one."""
+    if seed is None and generator is None:
+        return random.draw_on_host(None)
+    return int(dispatch.resolve_seed(seed, generator, CPU, False))

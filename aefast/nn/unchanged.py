@@ -1,20 +1,41 @@
-"""Whether dictionaries hold what they held: csrc/bindings/unchanged.cpp in Python."""
+"""Whether a model is what it was: csrc/step/kept_step.cpp in Python."""
 
-from collections.abc import Sequence
 from itertools import chain
 from operator import eq, is_
 from typing import Any
 
+from torch import Tensor
 
-def holds_under_names(
-    dicts: Sequence[dict[str, Any]], names: Sequence[str], values: Sequence[Any]
+from aefast.step.parameters import unsuitable
+
+Objects = tuple[Any, ...]
+
+
+def is_unchanged(
+    attributes: tuple[Objects, Objects, Objects],
+    members: tuple[Objects, Objects],
+    classes: tuple[Objects, Objects],
+    functions: tuple[Objects, Objects, Objects],
+    tensors: tuple[Objects, Objects],
 ) -> bool:
-    """Whether each dictionary holds this very object under its name; None for nothing."""
-    return all(map(is_, map(dict.get, dicts, names), values))
+    """Each argument holds tuples of one length: dictionaries, names and the values there;
+    dictionaries and all of their values; objects and their classes; classes, names and functions;
+    tensors, which the kernels read, and their shapes."""
+    dicts, names, values = attributes
+    holders, held = members
+    objects, types = classes
+    owners, methods, defined = functions
+    parameters, shapes = tensors
+    return (
+        all(map(_is_same, map(dict.get, dicts, names), values))
+        and all(map(eq, map(len, holders), map(len, held)))
+        and all(map(is_, chain.from_iterable(map(dict.values, holders)), chain.from_iterable(held)))
+        and all(map(is_, map(type, objects), types))
+        and all(map(is_, map(getattr, owners, methods), defined))
+        and all(map(eq, map(Tensor.size, parameters), shapes))
+        and unsuitable(parameters) is None
+    )
 
 
-def holds_only(dicts: Sequence[dict[Any, Any]], values: Sequence[Sequence[Any]]) -> bool:
-    """Whether each dictionary's values are these very objects, and no others."""
-    if not all(map(eq, map(len, dicts), map(len, values))):
-        return False
-    return all(map(is_, chain.from_iterable(map(dict.values, dicts)), chain.from_iterable(values)))
+def _is_same(found: object, before: object) -> bool:
+    return found is before or (type(found) is float is type(before) and found == before)

@@ -40,13 +40,13 @@ def step(
     gradients: Sequence[Tensor],
 ) -> float:
     """The loss and gradients of an encoder-decoder's or a Boltzmann machine's step."""
-    return _C.step(
+    return _C.step_on_tensors(
         kernel_plan,
-        as_matrix(x),
+        x,
         seed,
         row_offset,
-        [parameter.data_ptr() for parameter in parameters],
-        [gradient.data_ptr() for gradient in gradients],
+        parameters,
+        gradients,
         precision(),
         torch.get_num_threads(),
     )

@@ -133,13 +133,20 @@ def calls_of_models() -> dict[str, Call]:
 def count() -> dict[str, dict[str, int]]:
     """``{"Python calls": {case: count}, "tensors": {case: count}}``."""
     torch.manual_seed(0)
+    with one_route():
+        counted = counts_of(calls_of_models())
+        with backend.use_backend("cpp"):  # for few rows some ops would take torch's operators
+            of_ops = counts_of(calls_of_ops())
+    return {measure: of_ops[measure] | cases for measure, cases in counted.items()}
+
+
+def counts_of(calls: dict[str, Call]) -> dict[str, dict[str, int]]:
     counted: dict[str, dict[str, int]] = {"Python calls": {}, "tensors": {}}
-    with one_route(), backend.use_backend("cpp"):
-        for name, call in (calls_of_ops() | calls_of_models()).items():
-            for _ in range(WARM_UP_CALLS):
-                call()
-            counted["Python calls"][name] = python_calls(call)
-            counted["tensors"][name] = tensors(call)
+    for name, call in calls.items():
+        for _ in range(WARM_UP_CALLS):
+            call()
+        counted["Python calls"][name] = python_calls(call)
+        counted["tensors"][name] = tensors(call)
     return counted
 
 

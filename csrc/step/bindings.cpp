@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "bindings/binding.h"
+#include "bindings/tensor.h"
 #include "step/dictionary_step.h"
 #include "step/rbm_step.h"
 #include "step/step.h"
@@ -52,14 +53,12 @@ void check_data(const Plan& plan, const DataRows& data, const std::optional<Data
 
 template <class Plan>
 double run_step(const Plan& plan, const Matrix& x, uint64_t seed, int64_t row_offset,
-                const std::vector<uintptr_t>& parameters, const std::vector<uintptr_t>& gradients,
+                const std::vector<const float*>& parameters, const std::vector<float*>& gradients,
                 Precision precision, int threads) {
     check_sizes(plan, parameters.size());
     if (!gradients.empty()) check_sizes(plan, gradients.size());
     check_block(x, threads);
     check_columns("x", x, inputs(plan));
-    const auto values = pointers<const float*>(parameters);
-    const auto slopes = pointers<float*>(gradients);
     const StepBatch batch = {x.by_rows<const float>("x"),
                              x.rows,
                              x.row_stride,
@@ -67,12 +66,48 @@ double run_step(const Plan& plan, const Matrix& x, uint64_t seed, int64_t row_of
                              x.row_stride,
                              seed,
                              row_offset,
-                             values.data(),
-                             slopes.empty() ? nullptr : slopes.data(),
+                             parameters.data(),
+                             gradients.empty() ? nullptr : gradients.data(),
                              active_gemm(),
                              precision,
                              threads};
     return without_gil([&] { return active_kernel<Step<Plan>>(AEFAST_EACH(step))(plan, batch); });
+}
+
+template <class Plan>
+double run_step_at_addresses(const Plan& plan, const Matrix& x, uint64_t seed, int64_t row_offset,
+                             const std::vector<uintptr_t>& parameters,
+                             const std::vector<uintptr_t>& gradients, Precision precision,
+                             int threads) {
+    return run_step(plan, x, seed, row_offset, pointers<const float*>(parameters),
+                    pointers<float*>(gradients), precision, threads);
+}
+
+// Each tensor's memory, of the sizes that the plan says.
+template <class Number, class Plan>
+std::vector<Number*> memory_of(const Plan& plan, const std::vector<FloatTensor>& tensors) {
+    check_sizes(plan, tensors.size());
+    std::vector<Number*> result;
+    for (size_t i = 0; i < tensors.size(); ++i) {
+        if (!tensors[i].is_contiguous() || tensors[i].size() != plan.sizes[i])
+            throw std::invalid_argument("a plan takes contiguous tensors of its parameters' sizes");
+        result.push_back(tensors[i].data);
+    }
+    return result;
+}
+
+// The same, of torch's tensors.
+template <class Plan>
+double run_step_on_tensors(const Plan& plan, const FloatTensor& x, uint64_t seed,
+                           int64_t row_offset, const std::vector<FloatTensor>& parameters,
+                           const std::vector<FloatTensor>& gradients, Precision precision,
+                           int threads) {
+    if (x.dimensions != 2) throw std::invalid_argument("x takes a matrix");
+    const Matrix rows = {reinterpret_cast<uintptr_t>(x.data), x.shape[0], x.shape[1], x.strides[0],
+                         x.strides[1]};
+    return run_step(plan, rows, seed, row_offset, memory_of<const float>(plan, parameters),
+                    gradients.empty() ? std::vector<float*>() : memory_of<float>(plan, gradients),
+                    precision, threads);
 }
 
 template <class Plan>
@@ -388,8 +423,11 @@ void bind_unit_rows(py::module_& module) {
 
 template <class Plan>
 void bind_step(py::module_& module) {
-    module.def("step", run_step<Plan>, py::arg("plan"), py::arg("x"), py::arg("seed"),
+    module.def("step", run_step_at_addresses<Plan>, py::arg("plan"), py::arg("x"), py::arg("seed"),
                py::arg("row_offset"), py::arg("parameters"), py::arg("gradients"),
+               py::arg("precision"), py::arg("threads"));
+    module.def("step_on_tensors", run_step_on_tensors<Plan>, py::arg("plan"), py::arg("x"),
+               py::arg("seed"), py::arg("row_offset"), py::arg("parameters"), py::arg("gradients"),
                py::arg("precision"), py::arg("threads"));
 }
 

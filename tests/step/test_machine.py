@@ -46,9 +46,15 @@ def definition(plan, parameters, x, chain, dtype):
     return [loss, *torch.autograd.grad(loss, parameters)], end
 
 
+def with_end(plan, parameters, x, chain, *draws):
+    """The loss, and where the chains end."""
+    end = torch.empty_like(x if chain is None else chain)
+    return machine_loss(plan, parameters, x, chain, end, *draws), end
+
+
 def kernel(plan, parameters, x, chain):
     assert refusal(plan, parameters, x) is None
-    loss, end = machine_loss(plan, parameters, x, chain, SEED, OFFSET)
+    loss, end = with_end(plan, parameters, x, chain, SEED, OFFSET)
     return [loss, *torch.autograd.grad(loss, parameters)], end
 
 
@@ -158,9 +164,9 @@ def test_it_is_what_the_functions_compute_one_by_one(chains, options):
 def test_without_gradients_loss_and_chains_are_the_same():
     plan = MachinePlan(37, 23)
     parameters, x, chain = parameters_of(plan), rows_of(plan, 9, True), rows_of(plan, 5, False)
-    loss, end = machine_loss(plan, parameters, x, chain, SEED)
+    loss, end = with_end(plan, parameters, x, chain, SEED)
     with torch.no_grad():
-        alone, end_alone = machine_loss(plan, parameters, x, chain, SEED)
+        alone, end_alone = with_end(plan, parameters, x, chain, SEED)
     assert torch.equal(alone, loss.detach())
     assert torch.equal(end_alone, end)
 
@@ -173,9 +179,9 @@ def test_what_is_not_finite_shows_in_the_loss():
         x[:, 0] = 0
         with torch.no_grad():
             parameters[number][0 if parameters[number].dim() == 1 else (0, 0)] = -torch.inf
-        assert not machine_loss(plan, parameters, x, None, SEED)[0].isfinite()
+        assert not machine_loss(plan, parameters, x, None, None, SEED).isfinite()
     x[0, 0] = torch.nan
-    assert not machine_loss(plan, parameters_of(plan), x, None, SEED)[0].isfinite()
+    assert not machine_loss(plan, parameters_of(plan), x, None, None, SEED).isfinite()
 
 
 def test_a_loss_beyond_float32_is_infinite():
@@ -185,7 +191,7 @@ def test_a_loss_beyond_float32_is_infinite():
         x = torch.full((3, 6), 1e20)
         with torch.no_grad():
             parameters[1].fill_(0 if sign == 1 else 1e25)
-        loss, end = machine_loss(plan, parameters, x, None, SEED)
+        loss, end = with_end(plan, parameters, x, None, SEED)
         assert loss.abs() == torch.inf
         assert loss == machine_eager.loss_between(plan, parameters, x, end)
 
@@ -195,7 +201,7 @@ def test_a_second_backward_and_a_gradient_of_the_gradient(chains):
     plan = MachinePlan(6, 4, sparsity_weight=0.1, sparsity_target=0.2)
     parameters, x = parameters_of(plan), rows_of(plan, 9, True)
     chain = rows_of(plan, chains, False) if chains else None
-    loss, end = machine_loss(plan, parameters, x, chain, SEED)
+    loss, end = with_end(plan, parameters, x, chain, SEED)
     once = torch.autograd.grad(loss, parameters, retain_graph=True)
     thrice = torch.autograd.grad(3 * loss, parameters, create_graph=True)
     for a, b in zip(thrice, once, strict=True):
@@ -214,7 +220,7 @@ def test_parameters_that_are_made_of_each_other_get_their_gradients_twice():
     weight, bias, _ = parameters_of(plan)
     x = rows_of(plan, 9, True)
     parameters = [weight, bias, 2 * bias]
-    loss, end = machine_loss(plan, parameters, x, None, SEED)
+    loss, end = with_end(plan, parameters, x, None, SEED)
     once = torch.autograd.grad(loss, bias, retain_graph=True)
     again = torch.autograd.grad(loss, bias, create_graph=True)
     defined = machine_eager.loss_between(plan, parameters, x, end)
@@ -296,7 +302,7 @@ def test_a_module_takes_the_kernels_and_its_chains_move_on():
     assert not isinstance(machine.planned_step(), str)
     x, before = torch.rand(2, 5, 20), machine.chain.clone()
     loss = machine.loss(x, seed=0)
-    assert type(loss.grad_fn).__name__ == "_MachineLossBackward"
+    assert type(loss.grad_fn).__name__ == "StepLossBackward"
     assert not torch.equal(machine.chain, before)
     assert machine.training_steps == 1
     moved = machine.chain.clone()
@@ -304,6 +310,89 @@ def test_a_module_takes_the_kernels_and_its_chains_move_on():
         machine.loss(x, seed=1)
     machine.eval().loss(x, seed=1)
     assert torch.equal(machine.chain, moved)
+    assert machine.training_steps == 1
+
+
+def change_steps(machine):
+    machine.k = 3
+
+
+def change_sparsity(machine):
+    machine.sparsity_target = 0.1
+
+
+def change_data(machine):
+    machine.weight.data = torch.rand(13, 20)
+
+
+def change_shape(machine):
+    machine.weight.data, machine.hidden_bias.data = torch.rand(7, 20), torch.rand(7)
+
+
+def change_parameter(machine):
+    machine.visible_bias = torch.nn.Parameter(torch.rand(20))
+
+
+def change_hooks(machine):
+    torch.nn.utils.prune.l1_unstructured(machine, "weight", 0.5)
+
+
+def change_chains(machine):
+    machine.chain = torch.rand(4, 20).round()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_steps,
+        change_sparsity,
+        change_data,
+        change_shape,
+        change_parameter,
+        change_hooks,
+        change_chains,
+    ],
+)
+def test_a_kept_plan_is_made_anew_where_the_machine_changed(change):
+    machine, x = nn.RBM(20, 13), torch.rand(9, 20).round()
+    with torch.no_grad():
+        machine.weight.normal_()
+    fresh = copy.deepcopy(machine)
+    before = machine.loss(x, seed=1)
+    assert "_kept_step" in machine.__dict__
+    for each in (machine, fresh):
+        torch.manual_seed(2)
+        change(each)
+    loss = machine.loss(x, seed=1)
+    assert loss != before
+    with backend.use_backend("eager"):
+        torch.testing.assert_close(loss, fresh.loss(x, seed=1))
+
+
+def test_losses_of_a_kept_plan_are_counted_as_others_are():
+    machine, x = nn.RBM(20, 13), torch.rand(9, 20).round()
+    for _ in range(3):
+        machine.loss(x).backward()
+    with torch.no_grad():
+        machine.loss(x)
+    machine.eval().loss(x)
+    assert machine.training_steps == 3
+    loss = torch.utils.checkpoint.checkpoint(machine.train().loss, x, use_reentrant=False)
+    loss.backward()
+    assert machine.training_steps == 4
+
+
+def test_a_kept_plan_refuses_what_the_first_loss_refuses():
+    machine, x = nn.RBM(20, 13), torch.rand(9, 20).round()
+    machine.loss(x)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        machine.loss(2 * x + 1)
+    with pytest.raises(TypeError, match="seed"):
+        machine.loss(x, seed=0.5)
+    with torch.no_grad():
+        machine.weight[0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="weight holds NaN after training step 1"):
+        machine.loss(x)
     assert machine.training_steps == 1
 
 

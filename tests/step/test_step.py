@@ -11,7 +11,7 @@ import torch
 
 from aefast import backend, nn
 from aefast.nn.step_plan import plan_of
-from aefast.step import eager
+from aefast.step import eager, kernels
 from aefast.step.loss import refusal, step_loss
 from tests.accuracy import (
     assert_as_accurate_as_torch,
@@ -305,6 +305,120 @@ def test_parameters_that_do_not_fit_together_are_no_plan(make, name, shape):
     assert any(reason in plan_of(model) for reason in ("do not fit", "no matrix", "no vector"))
     with pytest.raises((ValueError, RuntimeError)):
         model.loss(torch.rand(6, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("masking", "corruption", "gaussian"),
+        ("dropout", "code_dropout", 0.0),
+        ("contractive", "contraction", 2.0),
+        ("kl", "sparsity_weight", 3.0),
+        ("kl", "sparsity_target", 0.5),
+        ("kl", "penalty_kind", "l1"),
+        ("variational", "kl_weight", 0.0),
+        ("variational", "samples", 3),
+        ("variational", "bound", "importance"),
+        ("stochastic", "code_noise", 0.0),
+    ],
+)
+def test_a_kept_plan_is_made_anew_where_a_setting_changed(name, setting, value):
+    model, x = MODELS[name](20, 7), torch.rand(9, 20)
+    before = model.loss(x, seed=1)
+    setattr(model, setting, value)
+    loss = model.loss(x, seed=1)
+    assert loss != before
+    with backend.use_backend("eager"):
+        torch.testing.assert_close(loss, copy.deepcopy(model).loss(x, seed=1))
+
+
+ROWS = {
+    "strided": lambda x: x.repeat(1, 2)[::2, :20],
+    "transposed": lambda x: x.t().contiguous().t(),
+    "negated": lambda x: torch._neg_view(-x),
+    "of more dimensions": lambda x: x.reshape(3, 3, 20),
+    "a parameter": lambda x: torch.nn.Parameter(x),
+    "in float64": lambda x: x.double(),
+}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("name", ["masking", "variational"])
+def test_a_kept_plan_reads_rows_of_any_layout_as_they_are(name, rows):
+    model, x = MODELS[name](20, 7), torch.rand(9, 20)
+    model.loss(x, seed=1)
+    model, others = (model.double() if rows(x).dtype == torch.float64 else model), rows(x)
+    fresh = copy.deepcopy(model)
+    loss = model.loss(others, seed=1)
+    assert loss.dtype == others.dtype
+    with backend.use_backend("eager"):
+        torch.testing.assert_close(loss, fresh.loss(others.reshape(-1, 20), seed=1))
+
+
+def test_a_kept_plan_serves_no_call_that_asks_for_something_else():
+    model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
+    node = type(model.loss(x).grad_fn).__name__
+    assert node == "StepLossBackward"
+    with backend.use_backend("eager"):
+        assert type(model.loss(x).grad_fn).__name__ != node
+    with torch.autocast("cpu"):
+        assert type(model.loss(x).grad_fn).__name__ != node
+    with torch.autograd.forward_ad.dual_level():
+        assert type(model.loss(x).grad_fn).__name__ != node
+    rows = x.clone().requires_grad_()
+    model.loss(rows).backward()
+    assert rows.grad.abs().sum() > 0
+    losses = torch.func.vmap(model.loss)(torch.stack([x, 2 * x]))
+    torch.testing.assert_close(losses, torch.stack([model.loss(x), model.loss(2 * x)]))
+
+
+def test_rows_that_do_not_fit_a_kept_plan_are_refused():
+    model, x = MODELS["bce"](20, 7), torch.rand(9, 20)
+    model.loss(x)
+    for wrong, message in [(2 * x, r"\[0, 1\]"), (x[:, :19], "shape"), (x.numpy(), "ndarray")]:
+        with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
+            model.loss(wrong)
+    assert model.loss(x[:0]).isnan()
+
+
+def test_a_kept_plan_does_not_read_memory_that_was_freed():
+    for of_model in (False, True):
+        model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
+        model.loss(x)
+        freed = model.encoder[0].weight if of_model else x
+        freed.untyped_storage().resize_(0)
+        with pytest.raises(RuntimeError, match=r"not allocated|out of bounds for storage"):
+            model.loss(x)
+
+
+def test_the_step_takes_tensors_that_are_its_plans():
+    model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
+    plan, parameters = planned(model)
+    kernel = kernels().kernel_plan(plan)
+    for wrong in (
+        parameters[1:],
+        [parameters[0].t(), *parameters[1:]],
+        [parameters[0][:-1], *parameters[1:]],
+    ):
+        with pytest.raises(ValueError, match="a plan takes"):
+            kernels().step(kernel, wrong, x, 1, 0, ())
+    for wrong in (x[:, 1:], x.t(), x[0], x.repeat(1, 2)[:, ::2]):
+        with pytest.raises(ValueError, match=r"^x.* takes|must lie side by side"):
+            kernels().step(kernel, parameters, wrong, 1, 0, ())
+    for wrong in (x.double(), x.to_sparse(), x.numpy(), x.to("meta"), None):
+        with pytest.raises(TypeError, match=r"torch\.Tensor"):
+            kernels().step(kernel, parameters, wrong, 1, 0, ())
+
+
+def test_a_gradient_is_its_parameters_own():
+    """Autograd takes the memory that the kernel wrote, and no other gradient shares it."""
+    model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
+    loss = model.loss(x)
+    memory = [gradient.data_ptr() for gradient in loss.grad_fn.gradients]
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert [gradient.data_ptr() for gradient in gradients] == memory
+    assert all(g.untyped_storage().nbytes() == g.nbytes for g in gradients)
 
 
 def test_a_hook_after_a_first_loss_is_called(unchanged):

@@ -7,6 +7,7 @@ registered op instead, or the definition in PyTorch's own operators.
 import contextlib
 import sys
 from collections.abc import Callable
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
@@ -241,6 +242,30 @@ def is_transformed(*tensors: Tensor) -> bool:
 def is_intercepted(x: Tensor) -> bool:
     """Whether anything traces or transforms the call."""
     return is_traced(x) or has_transforms() or is_transformed(x)
+
+
+# What is_traced and is_transformed ask but of a call's tensors, for C++ to ask it at once: each of
+# these answers with nothing, and under this name is this value, where nothing is the matter.
+QUESTIONS = (
+    count_dispatch_modes,
+    partial(includes_dispatch_key, PRE_DISPATCH),
+    is_jit_tracing,
+    has_transforms,
+)
+FORWARD_MODE = vars(forward_ad), "_current_level", -1
+_BACKWARD = (torch.is_grad_enabled, *QUESTIONS), tuple((each,) for each in FORWARD_MODE)
+
+
+def is_ordinary_one(grad: Tensor) -> bool:
+    """Whether a loss's incoming gradient is 1, on the CPU, and nobody traces, transforms or
+    differentiates the backward pass."""
+    return not torch.compiler.is_compiling() and bool(_asked_in_cpp()(grad, *_BACKWARD))
+
+
+@cache
+def _asked_in_cpp() -> Callable[..., bool]:
+    """The question of C++; without it the answer is no, and others are asked one by one."""
+    return (lambda *_: False) if backend.cpu_isa() == "none" else backend.extension().is_one
 
 
 def is_vmapped() -> bool:
