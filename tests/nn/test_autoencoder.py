@@ -10,6 +10,7 @@ from torch import nn
 
 from aefast.functional import contractive_penalty, corrupt, kl_sparsity, l1_sparsity
 from aefast.nn import (
+    RBM,
     Autoencoder,
     ContractiveAutoencoder,
     DenoisingAutoencoder,
@@ -295,3 +296,16 @@ def test_a_compiled_loss_is_the_same(kind, x):
 def test_wrong_arguments_are_named(make, error, message):
     with pytest.raises(error, match=f"^{message}"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda value: Autoencoder(4, 2, tied=value), "tied"),
+        (lambda value: RBM(4, 2, visible_kind="gaussian", learn_variance=value), "learn_variance"),
+    ],
+)
+def test_a_flag_takes_true_or_false(make, name):
+    with pytest.raises(TypeError, match=f"^{name} is 'no'; it takes True or False"):
+        make("no")
+    make(True)
