@@ -415,6 +415,9 @@ class OneUpdate:
         kind = cpp._C.OptimizerKind.sgd
         return [cpp._C.ParameterUpdate(kind=kind, parameter=address, size=size)]
 
+    def advance(self, steps):
+        """It has no state."""
+
 
 @pytest.mark.parametrize(
     ("width", "targets", "number", "message"),
