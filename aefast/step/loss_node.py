@@ -11,6 +11,7 @@ from aefast.ops.shared import dispatch
 from aefast.ops.shared.autograd import (
     Context,
     aliases_of,
+    check_not_freed,
     check_versions,
     connected,
     versions_of,
@@ -100,10 +101,11 @@ def _other_gradients(ctx: Context, grad: Tensor) -> Sequence[Tensor | None]:
     The definition is differentiated where the kernel does not repeat what it computed, and where a
     small incoming gradient keeps finite what in the forward pass was not.
     """
-    if torch.is_grad_enabled() or dispatch.is_intercepted(grad):
-        return _defined_gradients(ctx, grad, True)
+    check_not_freed(ctx)  # the first pass alone finds gradients, and takes them
     call: StepCall = ctx.call
     gradients, ctx.gradients = ctx.gradients, None
+    if torch.is_grad_enabled() or dispatch.is_intercepted(grad):
+        return _defined_gradients(ctx, grad, True)
     if not gradients:
         if not call.is_repeatable:
             return _defined_gradients(ctx, grad, False)
