@@ -73,11 +73,11 @@ class Interrupts:
 def noted_interrupts(group: Group) -> Iterator[Interrupts]:
     """The signals of a call as :class:`Interrupts`. A call in the callback of another shares the
     outer one's. In a group a handler that the program has set stays in place."""
-    outer = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+    handlers = _handlers(group)
+    outer = getattr(handlers.get(signal.SIGINT), "__self__", None)
     if isinstance(outer, Interrupts):
         yield outer
         return
-    handlers = _handlers(group)
     interrupts = Interrupts(handlers, are_asked_for=group.size > 1)
     for number in handlers:
         signal.signal(number, interrupts.note)
@@ -85,8 +85,9 @@ def noted_interrupts(group: Group) -> Iterator[Interrupts]:
         yield interrupts
     finally:
         for number, handler in handlers.items():
-            if signal.getsignal(number) == interrupts.note:  # no callback has set another one
-                signal.signal(number, handler)
+            last = signal.signal(number, handler)
+            if last != interrupts.note:  # a callback has set another one
+                signal.signal(number, last)
     if interrupts.have_come:  # it came after the last step, when no rank waits any more
         raise KeyboardInterrupt
 

@@ -34,6 +34,9 @@ def has_loss(model: nn.Module) -> bool:
     loss = getattr(model, "loss", None)
     if not callable(loss) or isinstance(loss, nn.Module):
         return False
+    code = getattr(loss, "__code__", None)  # a signature takes as long as some training steps
+    if code and "seed" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+        return True
     try:
         parameters = inspect.signature(loss).parameters.values()
     except ValueError:  # of a builtin
