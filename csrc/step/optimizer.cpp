@@ -170,16 +170,17 @@ void average(const ParameterUpdate& u, int64_t begin, int64_t end) {
 }  // namespace
 
 void update(ParameterUpdate& u, int threads) {
-    constexpr int64_t kLine = 16;  // of a cache
+    constexpr int64_t kLine = 16;                       // of a cache
+    const int64_t size = std::max<int64_t>(u.size, 1);  // no elements are a task that does nothing
     const int64_t whole = u.columns > 0 ? u.columns : kLine;
     if (!current_crew && u.size < kFewestOfTeam) threads = 1;
     threads = threads_for(u.size, threads);
     const int64_t elements = std::clamp(u.size / 16, kFewestElements, kMostElements);
     // As many for each thread: an odd one was taken by this thread now, and by that one then.
-    const int64_t rounds = (u.size + elements * threads - 1) / (elements * threads);
-    const int64_t pieces = (u.size + whole - 1) / whole;
+    const int64_t rounds = (size + elements * threads - 1) / (elements * threads);
+    const int64_t pieces = (size + whole - 1) / whole;
     const int64_t per_task = (pieces + rounds * threads - 1) / (rounds * threads) * whole;
-    const int64_t tasks = (u.size + per_task - 1) / per_task;
+    const int64_t tasks = (size + per_task - 1) / per_task;
     const AdamFactors factors(u);
     parallel_for(threads, tasks, [&](int64_t task) {
         const int64_t begin = task * per_task;
