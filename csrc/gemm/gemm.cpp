@@ -1,8 +1,8 @@
 // A blocked float32 GEMM. Both operands are first packed into panels, whatever their strides. The
 // inner loop then makes two multiply-adds per cycle into a tile of sums in registers.
 //
-// The order in which an element is summed over k depends on K alone, so the bits are the same for
-// any number of threads.
+// The order of an element's sum over k depends on K, the left operand's layout and the number of
+// columns, whose last are summed otherwise; so the bits are the same for any number of threads.
 #include "gemm/gemm.h"
 
 #include <cstring>
