@@ -77,13 +77,22 @@ def use_backend(name: str) -> Iterator[None]:
 
 def select(device: torch.device, dtype: torch.dtype) -> str:
     """The name of the backend that runs an op on tensors of this device and dtype."""
-    return _select(_forced.get() or _environment_choice(), device, dtype)
+    return _select(_forced.get() or environment_choice(), device, dtype)
 
 
 def is_forced(name: str | None = None) -> bool:
     """True if a backend, or this one, was chosen by name: it runs even where another is quicker."""
-    forced = _forced.get() or _environment_choice()
+    forced = _forced.get() or environment_choice()
     return forced is not None if name is None else forced == name
+
+
+@cache
+def environment_choice() -> str | None:
+    """The backend that ``AEFAST_BACKEND`` forces outside blocks of :func:`use_backend`, if any."""
+    name = os.environ.get("AEFAST_BACKEND") or None
+    if name is not None:
+        _check_name(name, "AEFAST_BACKEND")
+    return name
 
 
 def unavailable(name: str, device: str) -> str | None:
@@ -148,6 +157,16 @@ def cpu_features() -> list[str]:
 
 
 @cache
+def reads_tensors() -> bool:
+    """Whether the extension is there, and reads torch's tensors itself.
+
+    This torch then offers the table of C functions that the extension knows; elsewhere it is given
+    addresses.
+    """
+    return not _extension_unavailable() and bool(extension().reads_tensors())
+
+
+@cache
 def _select(forced: str | None, device: torch.device, dtype: torch.dtype) -> str:
     where = str(device)
     if forced is None:
@@ -161,14 +180,6 @@ def _select(forced: str | None, device: torch.device, dtype: torch.dtype) -> str
     if reason is not None:
         raise BackendUnavailableError(f"backend {forced!r} cannot run: {reason}")
     return forced
-
-
-@cache
-def _environment_choice() -> str | None:
-    name = os.environ.get("AEFAST_BACKEND") or None
-    if name is not None:
-        _check_name(name, "AEFAST_BACKEND")
-    return name
 
 
 def _check_name(name: str, argument: str) -> None:

@@ -5,7 +5,6 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from aefast import backend
@@ -13,7 +12,6 @@ from aefast.nn import unchanged
 from aefast.nn.plain import HOOKS, METHODS
 from aefast.nn.settings import Setting
 from aefast.ops.shared import dispatch
-from aefast.random import CPU
 from aefast.torch_private import MODULE_HOOKS, is_autocast_enabled_anywhere, saved_tensors_hooks
 
 if TYPE_CHECKING:
@@ -50,9 +48,10 @@ class CachedStep:
         self.step = step
         self.draws = step.draws
         self.model = model
-        has_cpp = backend.cpu_isa() != "none"
-        self.kernels: Any = backend.extension() if has_cpp else unchanged
-        self.has_cpp = has_cpp and backend.select(CPU, torch.float32) == "cpp"
+        reads_tensors = backend.reads_tensors()
+        self.kernels: Any = backend.extension() if reads_tensors else unchanged
+        # A block's backend is asked at each loss, that of the environment once.
+        self.has_cpp = reads_tensors and backend.environment_choice() in (None, "cpp")
         if self.has_cpp:
             self.call_of = step.call_of()
         modules = list(_all_modules(model))
@@ -67,7 +66,7 @@ class CachedStep:
             step.width,
             step.most_rows,
             step.unit_interval_reason is not None,
-            QUESTIONS,
+            (*QUESTIONS, *step.questions),
         )
 
     def __reduce__(self) -> Any:

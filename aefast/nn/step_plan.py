@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from aefast import random
+from aefast import backend, random
 from aefast.nn.cached_step import CachedStep
 from aefast.nn.linear import LinearAct, TiedLinearAct
 from aefast.ops.shared import checks, dispatch
@@ -28,7 +28,7 @@ from aefast.step.loss import (
 from aefast.step.loss_node import StepCall, loss_of
 from aefast.step.machine_loss import MachineCall
 from aefast.step.machine_plan import MachinePlan
-from aefast.step.parameters import unsuitable_call
+from aefast.step.parameters import unsuitable, unsuitable_call
 from aefast.step.plan import Plan, PlannedLayer
 from aefast.step.statistics import TrackedNorm, Updates, WithStatistics
 
@@ -73,6 +73,11 @@ class PlannedStep(NamedTuple):
     def most_rows(self) -> int:
         """So many rows are served without another look."""
         return MOST_PRODUCTS // self.plan.largest_product
+
+    @property
+    def questions(self) -> tuple[Callable[[], object], ...]:
+        """What a call is asked of this step: each answers with no where the kernels may serve."""
+        return ()
 
     @property
     def unit_interval_reason(self) -> str | None:
@@ -162,7 +167,12 @@ class PlannedMachine(NamedTuple):
 
     @property
     def most_rows(self) -> int:
-        return 0 if takes_matrix_units() else sys.maxsize
+        return sys.maxsize
+
+    @property
+    def questions(self) -> tuple[Callable[[], object], ...]:
+        """The precision, too, may be another one at a later call."""
+        return (takes_matrix_units,) if "amx" in backend.cpu_features() else ()
 
     @property
     def unit_interval_reason(self) -> str | None:
@@ -270,9 +280,16 @@ def plan_of(model: Any) -> AnyPlanned | str:
 
 
 def keep(model: nn.Module, step: PlannedStep | PlannedMachine) -> None:
-    """Keep a step for the model's next losses, of the same model."""
+    """Keep a step for the model's next losses, of the same model.
+
+    One of tensors that the kernels do not read, as those on a GPU, is not kept: it would never be
+    found to be current.
+    """
     cached = model.__dict__.get("_kept_step")
     if cached is not None and cached.is_current(model):
+        return
+    if unsuitable(step.parameters) is not None:
+        model.__dict__.pop("_kept_step", None)
         return
     model.__dict__["_kept_step"] = CachedStep(step, model)
 

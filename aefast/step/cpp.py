@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aefast import random
+from aefast import backend, random
 from aefast.ops.shared.cpp import as_matrix
 from aefast.ops.shared.extension import _C
 from aefast.ops.shared.precision import product_level
@@ -40,6 +40,17 @@ def step(
     gradients: Sequence[Tensor],
 ) -> float:
     """The loss and gradients of an encoder-decoder's or a Boltzmann machine's step."""
+    if not backend.reads_tensors():
+        return _C.step(
+            kernel_plan,
+            as_matrix(x),
+            seed,
+            row_offset,
+            [parameter.data_ptr() for parameter in parameters],
+            [gradient.data_ptr() for gradient in gradients],
+            precision(),
+            torch.get_num_threads(),
+        )
     return _C.step_on_tensors(
         kernel_plan,
         x,

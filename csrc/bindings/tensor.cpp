@@ -2,7 +2,7 @@
 
 #include <pybind11/gil_safe_call_once.h>
 
-#include <stdexcept>
+#include "bindings/binding.h"
 
 namespace py = pybind11;
 
@@ -21,7 +21,7 @@ struct DlTensor {
 };
 struct DlExchange {
     uint32_t major_version, minor_version;
-    void* older;
+    const DlExchange* older;  // of another major version only what is above is known
     void *allocate, *managed_from_object, *managed_to_object;
     int (*from_object)(void* object, DlTensor* tensor);
     void* current_stream;
@@ -29,28 +29,35 @@ struct DlExchange {
 constexpr int32_t kCpu = 1;
 constexpr uint8_t kFloat = 2;
 constexpr uint32_t kMajorVersion = 1;
+constexpr char kCapsule[] = "dlpack_exchange_api";
 
 struct Torch {
     PyTypeObject* tensor_class;
-    int (*from_object)(void* object, DlTensor* tensor);
+    int (*from_object)(void* object, DlTensor* tensor);  // null where its exchange is not this one
 };
+
+const DlExchange* find_exchange(const py::object& tensor_class) {
+    const py::object capsule = py::getattr(tensor_class, "__dlpack_c_exchange_api__", py::none());
+    if (!PyCapsule_IsValid(capsule.ptr(), kCapsule)) return nullptr;
+    auto* exchange = static_cast<const DlExchange*>(PyCapsule_GetPointer(capsule.ptr(), kCapsule));
+    while (exchange && exchange->major_version != kMajorVersion) exchange = exchange->older;
+    return exchange;
+}
 
 Torch find_torch() {
     const py::object tensor_class = py::module_::import("torch").attr("Tensor");
-    const py::object capsule = tensor_class.attr("__dlpack_c_exchange_api__");
-    const auto* exchange =
-        static_cast<const DlExchange*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-    if (exchange == nullptr) throw py::error_already_set();
-    if (exchange->major_version != kMajorVersion || exchange->from_object == nullptr)
-        throw std::runtime_error("torch's tensors have another version of DLPack's exchange");
+    const DlExchange* exchange = find_exchange(tensor_class);
     // Kept for good: a reference of its own.
-    return {reinterpret_cast<PyTypeObject*>(tensor_class.inc_ref().ptr()), exchange->from_object};
+    return {reinterpret_cast<PyTypeObject*>(tensor_class.inc_ref().ptr()),
+            exchange ? exchange->from_object : nullptr};
 }
 
 const Torch& torch() {
     PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Torch> found;
     return found.call_once_and_store_result(find_torch).get_stored();
 }
+
+bool reads_tensors() { return torch().from_object != nullptr; }
 
 }  // namespace
 
@@ -70,7 +77,7 @@ bool FloatTensor::is_contiguous() const {
 }
 
 bool read_tensor(PyObject* object, FloatTensor& tensor) {
-    if (!PyObject_TypeCheck(object, torch().tensor_class)) return false;
+    if (!reads_tensors() || !PyObject_TypeCheck(object, torch().tensor_class)) return false;
     DlTensor read;
     if (torch().from_object(object, &read) != 0) {
         PyErr_Clear();  // sparse, fake, or on a device that DLPack does not know
@@ -83,5 +90,13 @@ bool read_tensor(PyObject* object, FloatTensor& tensor) {
 }
 
 bool is_plain_tensor(PyObject* object) { return Py_TYPE(object) == torch().tensor_class; }
+
+namespace {
+
+void bind(py::module_& module) { module.def("reads_tensors", reads_tensors); }
+
+const Binding binding(bind);
+
+}  // namespace
 
 }  // namespace aefast

@@ -65,7 +65,9 @@ bool have_functions(const py::tuple& classes, const py::tuple& names, const py::
 bool is_true(PyObject* value) {
     const auto held = py::reinterpret_steal<py::object>(value);
     if (!held) throw py::error_already_set();
-    return held.ptr() == Py_True || (held.ptr() != Py_False && PyObject_IsTrue(held.ptr()) != 0);
+    const int truth = PyObject_IsTrue(held.ptr());
+    if (truth < 0) throw py::error_already_set();
+    return truth > 0;
 }
 
 bool all_answer_no(const py::tuple& questions) {

@@ -1,6 +1,7 @@
 """A Boltzmann machine's training step in one call, against its definition in float64."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import aefast
 from aefast import backend, nn
 from aefast.functional import contrastive_divergence
+from aefast.ops.shared import product_routes
 from aefast.step import machine_eager
 from aefast.step.machine_loss import machine_loss, refusal
 from aefast.step.machine_plan import MachinePlan
@@ -367,6 +369,25 @@ def test_a_kept_plan_is_made_anew_where_the_machine_changed(change):
     assert loss != before
     with backend.use_backend("eager"):
         torch.testing.assert_close(loss, fresh.loss(x, seed=1))
+
+
+def test_a_kept_plan_serves_no_call_for_which_matrix_units_are_faster(monkeypatch):
+    """At another precision than that of its first loss."""
+    monkeypatch.setattr(backend, "cpu_features", lambda: ["amx"])
+    monkeypatch.setattr(
+        product_routes, "extension", lambda: SimpleNamespace(instruction_set=lambda: "amx")
+    )
+    machine, x = nn.RBM(20, 13), torch.rand(9, 20).round()
+    machine.loss(x)
+    kept = machine.__dict__["_kept_step"]
+    assert kept.serves(machine, x)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert not kept.serves(machine, x)
+        assert "matrix units" in machine.planned_step().refusal(x)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert kept.serves(machine, x)
 
 
 def test_losses_of_a_kept_plan_are_counted_as_others_are():

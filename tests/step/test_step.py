@@ -2,17 +2,22 @@
 
 import copy
 import gc
+import os
 import pickle
 import weakref
 from collections import OrderedDict
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aefast import backend, nn
 from aefast.nn.step_plan import plan_of
+from aefast.ops.shared import dispatch
 from aefast.step import eager, kernels
 from aefast.step.loss import refusal, step_loss
+from tests import fresh
 from tests.accuracy import (
     assert_as_accurate_as_torch,
     assert_as_accurate_as_torch_on_average,
@@ -215,9 +220,9 @@ def test_the_gradient_is_that_of_the_parameters_that_the_loss_was_of():
 
 @pytest.fixture(params=["C++", "Python"])
 def unchanged(request, monkeypatch):
-    """What compares a model with what it was: C++, or Python as without the extension."""
+    """What compares a model with what it was: C++, or Python as where C++ reads no tensors."""
     if request.param == "Python":
-        monkeypatch.setattr(backend, "cpu_isa", lambda: "none")
+        monkeypatch.setattr(backend, "reads_tensors", lambda: False)
 
 
 def change_activation(model):
@@ -370,6 +375,154 @@ def test_a_kept_plan_serves_no_call_that_asks_for_something_else():
     assert rows.grad.abs().sum() > 0
     losses = torch.func.vmap(model.loss)(torch.stack([x, 2 * x]))
     torch.testing.assert_close(losses, torch.stack([model.loss(x), model.loss(2 * x)]))
+
+
+class Watch(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+def in_a_dispatch_mode(ask):
+    with Watch():
+        ask()
+
+
+def in_forward_mode(ask):
+    with torch.autograd.forward_ad.dual_level():
+        ask()
+
+
+# Each calls ask() inside.
+TRACED_OR_TRANSFORMED = {
+    "a dispatch mode": in_a_dispatch_mode,
+    "make_fx": lambda ask: make_fx(lambda x: (x + 1, ask())[0])(torch.ones(2)),
+    "make_fx before autograd": lambda ask: make_fx(lambda x: (x + 1, ask())[0], pre_dispatch=True)(
+        torch.ones(2)
+    ),
+    "torch.jit.trace": lambda ask: torch.jit.trace(
+        lambda x: (x + 1, ask())[0], torch.ones(2), check_trace=False
+    ),
+    "vmap": lambda ask: torch.func.vmap(lambda x: (x + 1, ask())[0])(torch.ones(2)),
+    "grad": lambda ask: torch.func.grad(lambda x: (x.sum(), ask())[0])(torch.ones(2)),
+    "jvp": lambda ask: torch.func.jvp(
+        lambda x: (x + 1, ask())[0], (torch.ones(2),), (torch.ones(2),)
+    ),
+    "forward mode": in_forward_mode,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit's, that it is deprecated
+@pytest.mark.parametrize("way", TRACED_OR_TRANSFORMED.values(), ids=TRACED_OR_TRANSFORMED)
+def test_a_kept_plan_serves_no_call_that_is_traced_or_transformed(way):
+    """What dispatch asks of a call in Python is what C++ asks of one with a kept plan."""
+    model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
+    model.loss(x)
+    kept, answers = model.__dict__["_kept_step"], []
+    way(lambda: answers.append((dispatch.is_intercepted(x), kept.serves(model, x))))
+    assert set(answers) == {(True, False)}
+    assert not dispatch.is_intercepted(x)
+    assert kept.serves(model, x)
+
+
+def test_a_kept_plan_serves_no_call_whose_saved_tensors_go_through_hooks():
+    """As those of torch.utils.checkpoint."""
+    model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
+    model.loss(x)
+    kept = model.__dict__["_kept_step"]
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
+        assert not kept.serves(model, x)
+    assert kept.serves(model, x)
+
+
+def test_a_plan_that_was_kept_under_another_backend_serves_after_it():
+    model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
+    with backend.use_backend("eager"):
+        plan_of(model)
+        kept = model.__dict__["_kept_step"]
+        assert not kept.serves(model, x)
+    assert kept.serves(model, x)
+
+
+@pytest.mark.parametrize("name", ["numba", "triton", "eager"])
+def test_a_plan_is_kept_under_any_backend_of_the_environment(name, monkeypatch):
+    """As in a training on a GPU: only a loss on the CPU is refused."""
+    monkeypatch.setattr(backend, "environment_choice", lambda: name)
+    model = MODELS["plain"](20, 7)
+    assert not isinstance(plan_of(model), str)
+    assert not model.__dict__["_kept_step"].serves(model, torch.rand(9, 20))
+
+
+def test_a_plan_of_tensors_that_the_kernels_do_not_read_is_not_kept():
+    """As those on a GPU: it would be planned anew, and looked at whether it is current."""
+    model, x = MODELS["plain"](20, 7), torch.rand(9, 20)
+    model.loss(x)
+    model.double()
+    assert not isinstance(plan_of(model), str)
+    assert "_kept_step" not in model.__dict__
+
+
+OF_ANOTHER_TORCH = """
+import ctypes
+from ctypes import c_char_p, c_uint32, c_void_p, py_object
+import torch
+
+class Exchange(ctypes.Structure):
+    _fields_ = [("major", c_uint32), ("minor", c_uint32), ("older", c_void_p)]
+
+def capsule(major, older):
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype, make.argtypes = py_object, [c_void_p, c_char_p, c_void_p]
+    exchanges.append(Exchange(major, 0, older))
+    return make(ctypes.addressof(exchanges[-1]), name, None)
+
+read = ctypes.pythonapi.PyCapsule_GetPointer
+read.restype, read.argtypes = c_void_p, [py_object, c_char_p]
+exchanges, name = [], b"dlpack_exchange_api"
+here = read(torch.Tensor.__dlpack_c_exchange_api__, name)
+CHANGE
+from aefast import backend, nn
+for model in nn.Autoencoder(20, 7), nn.RBM(20, 7):
+    x, parameters = torch.rand(9, 20).round(), list(model.parameters())
+    for _ in range(2):
+        loss = model.loss(x, seed=1)
+        assert type(loss.grad_fn).__name__ == "StepLossBackward"
+        actual = [loss, *torch.autograd.grad(loss, parameters)]
+    with backend.use_backend("eager"):
+        loss = model.loss(x, seed=1)
+        expected = [loss, *torch.autograd.grad(loss, parameters)]
+    torch.testing.assert_close(actual, expected)
+print(backend.reads_tensors())
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "reads"),
+    [
+        ("del torch.Tensor.__dlpack_c_exchange_api__", False),
+        ("torch.Tensor.__dlpack_c_exchange_api__ = capsule(2, None)", False),
+        ("torch.Tensor.__dlpack_c_exchange_api__ = capsule(3, here)", True),
+    ],
+)
+def test_a_torch_with_another_exchange_of_tensors_takes_steps_too(change, reads):
+    """A later version may offer another table of functions; it names the older one, if it can."""
+    result = fresh.run(OF_ANOTHER_TORCH.replace("CHANGE", change), dict(os.environ))
+    assert (result.returncode, result.stdout) == (0, f"{reads}\n"), result.stderr
+
+
+def test_an_answer_that_is_neither_yes_nor_no_is_an_error():
+    nothing = ((), (), ())
+    with pytest.raises(RuntimeError, match="ambiguous"):
+        backend.extension().is_one(torch.ones(()), (lambda: torch.ones(2),), nothing)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "average"])
+def test_an_update_of_no_elements_counts_its_step(kind):
+    count, c = torch.zeros(()), backend.extension()
+    update = c.ParameterUpdate(
+        kind=getattr(c.OptimizerKind, kind), parameter=0, size=0, count=count.data_ptr()
+    )
+    c.update([update], [0], 2)
+    assert count == 1
 
 
 def test_rows_that_do_not_fit_a_kept_plan_are_refused():

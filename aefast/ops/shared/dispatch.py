@@ -259,13 +259,15 @@ _BACKWARD = (torch.is_grad_enabled, *QUESTIONS), tuple((each,) for each in FORWA
 def is_ordinary_one(grad: Tensor) -> bool:
     """Whether a loss's incoming gradient is 1, on the CPU, and nobody traces, transforms or
     differentiates the backward pass."""
-    return not torch.compiler.is_compiling() and bool(_asked_in_cpp()(grad, *_BACKWARD))
+    if torch.compiler.is_compiling():
+        return False
+    return bool(_asked_in_cpp(backend.reads_tensors())(grad, *_BACKWARD))
 
 
 @cache
-def _asked_in_cpp() -> Callable[..., bool]:
+def _asked_in_cpp(reads_tensors: bool) -> Callable[..., bool]:
     """The question of C++; without it the answer is no, and others are asked one by one."""
-    return (lambda *_: False) if backend.cpu_isa() == "none" else backend.extension().is_one
+    return backend.extension().is_one if reads_tensors else lambda *_: False
 
 
 def is_vmapped() -> bool:
