@@ -28,11 +28,15 @@ class Interrupts:
     Args:
         handlers: the program's handlers, by signal.
         are_asked_for: whether ranks ask for it, so that no handler is called after a step.
+
+    Attributes:
+        are_over: whether the call is: then a handler is called at once.
     """
 
     def __init__(self, handlers: Mapping[int, Handler], are_asked_for: bool = False) -> None:
         self._handlers = handlers
         self._are_asked_for = are_asked_for
+        self.are_over = False
         self._is_step = self._is_undone = False
         self._noted: dict[int, FrameType | None] = {}
 
@@ -47,19 +51,28 @@ class Interrupts:
         ``is_undone``: a call of the C++ kernels takes them, which looks for signals in its first
         step alone, and undoes it. There a handler is called at once: a step may take seconds.
         """
-        self._is_step, self._is_undone = True, is_undone
+        outer = self._is_step, self._is_undone
+        self._is_step, self._is_undone = True, is_undone and not self._is_step
         try:
             yield
         finally:
-            self._is_step = False
-            while self._noted and not self._are_asked_for:
-                number, frame = self._noted.popitem()
+            self._is_step, self._is_undone = outer
+            if not self._is_step and not self._are_asked_for:
+                self._call_handlers()
+
+    def _call_handlers(self) -> None:
+        """Call the handler of each signal that has come, also after one that raises."""
+        if self._noted:
+            number, frame = self._noted.popitem()
+            try:
                 self._handlers[number](number, frame)
+            finally:
+                self._call_handlers()
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """The handler of the signals."""
         waits = self._are_asked_for or (self._is_step and not self._is_in_kernels())
-        if waits and number not in self._noted:
+        if waits and not self.are_over and number not in self._noted:
             self._noted[number] = frame
         else:
             self._noted.pop(number, None)
@@ -73,17 +86,18 @@ class Interrupts:
 def noted_interrupts(group: Group) -> Iterator[Interrupts]:
     """The signals of a call as :class:`Interrupts`. A call in the callback of another shares the
     outer one's. In a group a handler that the program has set stays in place."""
-    handlers = _handlers(group)
-    outer = getattr(handlers.get(signal.SIGINT), "__self__", None)
-    if isinstance(outer, Interrupts):
+    outer = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+    if isinstance(outer, Interrupts) and not outer.are_over:
         yield outer
         return
+    handlers = _handlers(group)
     interrupts = Interrupts(handlers, are_asked_for=group.size > 1)
-    for number in handlers:
-        signal.signal(number, interrupts.note)
     try:
+        for number in handlers:
+            signal.signal(number, interrupts.note)
         yield interrupts
     finally:
+        interrupts.are_over = True
         for number, handler in handlers.items():
             last = signal.signal(number, handler)
             if last != interrupts.note:  # a callback has set another one

@@ -130,7 +130,7 @@ class PCA(LinearFactorModel):
         if not any(group.gather(is_single)):
             return False
         self._learn(of_all_ranks(group, X, single=is_single))
-        return self._is_above_rounding()
+        return all(group.gather(self._is_above_rounding()))  # all ranks go on alike
 
     def _is_above_rounding(self) -> bool:
         """Whether float32 products give the noise, or the least variance where all are kept."""

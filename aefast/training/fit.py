@@ -115,7 +115,8 @@ def fit(
     Epochs may be split over calls: with the same optimizer and seed, or with ``torch.manual_seed``
     and no seed, the next call goes on with the next epoch, also after one that was broken off. An
     optimizer that was loaded from a checkpoint, or copied, does not know how many there were:
-    ``first_epoch`` says it. Nothing depends on the number of threads.
+    ``first_epoch`` says it. Where C++ takes the steps nothing depends on the number of threads; in
+    the loop the sums in torch's products may, to rounding.
 
     On a CPU C++ takes the whole step where the model is one of :mod:`aefast.nn` with nothing on its
     layers, its parameters are float32, and the optimizer is ``SGD``, ``Adam``, ``AdamW`` or

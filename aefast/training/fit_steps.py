@@ -161,6 +161,7 @@ class StreamSteps(CallSteps):
         self.steps = steps
         self.batches = batches
         self.epoch_count = self.samples = 0
+        self.are_pairs = False  # until the first one
 
     @property
     def epochs_begun(self) -> int:
@@ -202,11 +203,11 @@ class StreamSteps(CallSteps):
                 f"data gave a {type(batch).__name__} of {len(batch)}; it takes batches, or pairs "
                 "of inputs and targets"
             )
+        if len(batch) == 2 and not self.are_pairs:
+            check_takes_target(self.steps.model, "a batch of data")
+            self.are_pairs = True
         first, *targets = map(self._checked_rows, batch)
-        if not targets:
-            return first
-        check_takes_target(self.steps.model, "a batch of data")
-        return Pair(first, *targets)
+        return Pair(first, *targets) if targets else first
 
     def _checked_rows(self, batch: object) -> Tensor:
         if not isinstance(batch, Tensor):

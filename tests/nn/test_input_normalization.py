@@ -217,6 +217,7 @@ def test_other_dtypes_and_compiled_losses(normalization, dtype):
         assert model.input_factor.dtype == torch.promote_types(dtype, torch.float32)
     assert model.encode(x.to(dtype)).values.dtype == model(x.to(dtype)).dtype == dtype
     loss = model.loss(x.to(dtype))
+    torch.compiler.reset()  # each case has a model of its own, and the compiler a limit of them
     compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True)(x.to(dtype))
     torch.testing.assert_close(compiled, loss, rtol=1e-2, atol=0)
 

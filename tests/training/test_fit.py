@@ -17,6 +17,7 @@ from torch import Tensor
 import aefast
 from aefast import backend, data, nn
 from aefast.data import minibatches
+from aefast.distributed import interrupts
 from aefast.nn.step_plan import plan_of
 from aefast.random import child_seed
 from aefast.step import loss as step_loss
@@ -433,6 +434,36 @@ def test_an_interrupt_of_the_ordinary_loop_leaves_a_whole_step(heard_interrupts,
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_an_interrupt_in_a_loss_that_trains_another_model_waits_for_the_outer_step(
+    heard_interrupts,
+):
+    class Outer(nn.Autoencoder):
+        def loss(self, x, **settings):
+            inner = nn.Autoencoder(8, 4)
+            aefast.fit(inner, rows, torch.optim.SGD(inner.parameters(), lr=0.1))
+            return super().loss(x, **settings)
+
+    model, rows = Outer(8, 4), torch.rand(12, 8)
+    optimizer = HalfStep(model.parameters())
+    with pytest.raises(KeyboardInterrupt):
+        aefast.fit(model, rows, optimizer, epochs=100, batch_size=2, seed=0)
+    assert {state["step"] for state in optimizer.state.values()} == {optimizer.steps}
+
+
+def test_each_of_two_signals_in_one_step_is_handled():
+    calls = []
+
+    def first(number, frame):
+        calls.append(number)
+        raise KeyboardInterrupt
+
+    interrupted = interrupts.Interrupts({1: first, 2: lambda number, frame: calls.append(number)})
+    with pytest.raises(KeyboardInterrupt), interrupted.whole_step():
+        interrupted.note(2, None)
+        interrupted.note(1, None)
+    assert sorted(calls) == [1, 2]
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="the system has no timers")
 def test_a_timer_that_raises_leaves_a_whole_step():
     class OverTimeError(Exception):
@@ -457,17 +488,22 @@ def test_a_timer_that_raises_leaves_a_whole_step():
 def interrupted(model, rows, optimizer, **settings):
     """Let Ctrl-C come while a call of fit takes its steps."""
 
+    over = threading.Event()
+
     def interrupt():
-        while not optimizer.state:
-            time.sleep(0.01)
-        time.sleep(0.15)
-        signal.raise_signal(signal.SIGINT)
+        while not optimizer.state and not over.wait(0.01):
+            pass
+        if not over.wait(0.15):
+            signal.raise_signal(signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        aefast.fit(model, rows, optimizer, epochs=10**6, **settings)
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            aefast.fit(model, rows, optimizer, epochs=10**6, **settings)
+    finally:
+        over.set()
+        thread.join()
     return int(next(iter(optimizer.state.values()))["step"])
 
 
