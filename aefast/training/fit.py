@@ -2,8 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -401,7 +400,8 @@ def _train(run: CallSteps, call: _Call) -> list[float]:
     """Take the steps; the held-out loss after each epoch.
 
     Short epochs are taken several at a time, where no callback or held-out loss comes between, and
-    the seeds of all may be drawn before their steps.
+    their seeds are known: others are drawn from torch's generator, from which a model may draw
+    between them.
     """
     epochs, seed = call.settings.epochs, call.settings.seed
     group, dataset = run.group, call.dataset
@@ -409,16 +409,19 @@ def _train(run: CallSteps, call: _Call) -> list[float]:
         _epochs_done.setdefault(run.optimizer, {})[seed] = call.settings.first_epoch
     held_out_losses = []
     looks_up = call.held_out is not None or run.is_watched
-    draws_between = seed is None and run.engine.name != "step"  # the model, from torch's generator
     at_once = 1
-    if dataset is not None and not (looks_up or draws_between):
+    if dataset is not None and seed is not None and not looks_up:
         at_once = max(1, MOST_ROWS // len(dataset))
     # Also where the caller is under no_grad or in inference mode, whose tensors cannot be trained.
     interrupts = noted_interrupts(group)
     with torch.inference_mode(False), torch.enable_grad(), interrupts as run.interrupts:
         for first in range(0, epochs, at_once):
-            with _epoch_seeds(run, seed, min(at_once, epochs - first)) as seeds:
+            epochs_before = run.epochs_begun
+            try:
+                seeds = _epoch_seeds(run.optimizer, seed, min(at_once, epochs - first))
                 run.take(group.broadcast_object(seeds))
+            finally:
+                _count_epochs(run.optimizer, seed, run.epochs_begun - epochs_before)
             if call.held_out is not None:
                 held_out_losses.append(group.together(call.held_out_loss))
             if run.is_stopped:
@@ -426,31 +429,20 @@ def _train(run: CallSteps, call: _Call) -> list[float]:
     return held_out_losses
 
 
-@contextmanager
-def _epoch_seeds(run: CallSteps, seed: int | None, count: int) -> Iterator[list[EpochSeed]]:
-    """The seeds of the next epochs. Those that were begun then count as over, also where one was
-    broken off: the next call goes on after them."""
-    before, state = run.epochs_begun, torch.get_rng_state()
-    counts = _epochs_done.setdefault(run.optimizer, {})
-    first = 0 if seed is None else counts.get(seed, 0)
-    try:
-        yield _drawn_seeds(count) if seed is None else _seeds_from(seed, first, count)
-    finally:
-        begun = run.epochs_begun - before
-        if seed is not None:
-            counts[seed] = first + begun
-        elif begun < count:
-            torch.set_rng_state(state)
-            _drawn_seeds(begun)
+def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> list[EpochSeed]:
+    """The seeds of the next epochs with this optimizer."""
+    if seed is None:
+        drawn = [int(random.draw_seed(None, torch.device("cpu"))) for _ in range(count)]
+        return [EpochSeed(one, 0, random.child_seed(one, 0)) for one in drawn]
+    first = _epochs_done.get(optimizer, {}).get(seed, 0)
+    return [
+        EpochSeed(seed, epoch, random.child_seed(seed, epoch))
+        for epoch in range(first, first + count)
+    ]
 
 
-def _drawn_seeds(count: int) -> list[EpochSeed]:
-    """The seeds of so many epochs from torch's default generator."""
-    drawn = [int(random.draw_seed(None, torch.device("cpu"))) for _ in range(count)]
-    return [EpochSeed(one, 0, random.child_seed(one, 0)) for one in drawn]
-
-
-def _seeds_from(seed: int, first: int, count: int) -> list[EpochSeed]:
-    """The seeds of so many epochs from the first one on."""
-    epochs = range(first, first + count)
-    return [EpochSeed(seed, epoch, random.child_seed(seed, epoch)) for epoch in epochs]
+def _count_epochs(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> None:
+    """Add the epochs that were begun; one that was broken off counts as over."""
+    if seed is not None:
+        counts = _epochs_done.setdefault(optimizer, {})
+        counts[seed] = counts.get(seed, 0) + count

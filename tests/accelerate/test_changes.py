@@ -287,18 +287,20 @@ def test_a_layer_that_is_used_twice() -> None:
 def test_a_weight_of_two_layers_is_differentiated_twice(is_tied: bool) -> None:
     layer = nn.Linear(20, 20)
     model = Bare() if is_tied else nn.Sequential(layer, nn.Tanh(), layer, nn.Sigmoid())
-    exact = copy.deepcopy(model).double()
+    plain, exact = copy.deepcopy(model), copy.deepcopy(model).double()
     aefast.accelerate(model)
     penalties = []
-    for net in (model, exact):
+    for net in (model, plain, exact):
         weight = next(net.parameters())
         x = torch.linspace(0, 1, 60).reshape(3, 20).to(weight).requires_grad_()
         inputs = x, weight
         slopes = torch.autograd.grad(net(x).square().sum(), inputs, create_graph=True)
         sum(slope.square().sum() for slope in slopes).backward()
         penalties.append([*slopes, x.grad, weight.grad])
-    for actual, expected in zip(*penalties, strict=True):
-        torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-4)
+    # The second derivative takes differences of large numbers: what counts is PyTorch's own error.
+    for actual, theirs, expected in zip(*penalties, strict=True):
+        error, their_error = ((one - expected).norm() for one in (actual, theirs))
+        assert error < 2 * their_error + 1e-6 * expected.norm()
 
 
 def test_weights_that_are_made_of_each_other_are_differentiated_twice() -> None:

@@ -516,7 +516,8 @@ def interrupted(model, rows, optimizer, **settings):
 @pytest.mark.parametrize("seed", [0, None])
 def test_after_an_interrupt_the_next_epoch_follows(heard_interrupts, seed):
     """Its losses are those of the epoch after the one that was broken off: with a learning rate of
-    0 an epoch's losses depend on its rows and noise alone."""
+    0 an epoch's losses depend on its rows and noise alone. Without a seed that may be one which had
+    drawn its seed and taken no step."""
     torch.manual_seed(0)
     model, rows = nn.DenoisingAutoencoder(16, 8), torch.rand(600, 16)
     new = functools.partial(torch.optim.Adam, [*model.parameters()], lr=0.0)
@@ -524,10 +525,11 @@ def test_after_an_interrupt_the_next_epoch_follows(heard_interrupts, seed):
     optimizer = new()
     steps = interrupted(model, rows, optimizer, batch_size=100, seed=seed)
     after = aefast.fit(model, rows, optimizer, batch_size=100, seed=seed).losses
-    epochs = -(-steps // 6)
+    begun = -(-steps // 6)
     torch.manual_seed(1)
-    whole = aefast.fit(model, rows, new(), epochs=epochs + 1, batch_size=100, seed=seed).losses
-    assert torch.equal(after, whole[-6:])
+    whole = aefast.fit(model, rows, new(), epochs=begun + 2, batch_size=100, seed=seed).losses
+    following = whole.view(-1, 6)[begun : begun + (1 if seed is not None else 2)]
+    assert any(torch.equal(after, losses) for losses in following)
 
 
 @needs_cpp
