@@ -14,6 +14,7 @@ from aefast.nn.step_plan import AnyPlanned, PlannedDictionary, PlannedMachine, P
 from aefast.nn.trainable import Trainable
 from aefast.ops.shared import checks
 from aefast.step import optimizers
+from aefast.step.loss import kernel_of
 
 FIGURES = 3  # numbers of a step that the ranks sum with the gradients
 
@@ -76,6 +77,7 @@ class KernelSteps:
         self.model = model
         self.optimizer = optimizer
         self.planned = planned
+        self.kernel = kernel_of(planned.plan, "cpp")
         self.steps = optimizers.OptimizerSteps(optimizer, planned.parameters)
         self.group = group
         starts = [0]
@@ -108,8 +110,6 @@ class KernelSteps:
         """Their losses are means over rows, and depend on nothing else."""
 
     def compute(self, x: Tensor | Pair, seed: int, shard: BatchShard) -> float:
-        from aefast.step import cpp
-
         assert self.sum is not None  # begin() has made it
         assert isinstance(x, Tensor)  # of pairs the loop takes the steps
         local = self.sum.local
@@ -119,15 +119,13 @@ class KernelSteps:
             return 0.0
         if self.planned.unit_interval_reason is not None:
             checks.check_unit_interval(x, "x", self.planned.unit_interval_reason)
-        plan, parameters, _ = self.planned
+        arguments = self.planned.parameters, x, seed, shard.first
         if shard.micro_batch_count == 1:
-            loss = cpp.loss_and_gradients(plan, parameters, x, seed, shard.first, self.gradients)
-            return shard.weight * loss
+            return shard.weight * self.kernel(*arguments, self.gradients)
         if shard.micro_batch == 0:
             local.zero_()
         block = torch.zeros_like(local)
-        views = self._gradient_views(block)
-        loss = cpp.loss_and_gradients(plan, parameters, x, seed, shard.first, views)
+        loss = self.kernel(*arguments, self._gradient_views(block))
         local.add_(block, alpha=shard.weight / self.weights[self.group.rank])
         return shard.weight * loss
 

@@ -18,19 +18,6 @@ from aefast.step.plan import CODE_STEPS, NOISE_STEPS, Plan, PlannedLayer, Planne
 from aefast.step.statistics import Updates
 
 
-def loss_and_gradients(
-    plan: Plan,
-    parameters: Sequence[Tensor],
-    x: Tensor,
-    seed: int,
-    row_offset: int,
-    gradients: Sequence[Tensor],
-) -> float:
-    """The loss of x ``[B, D]``. Writes the gradients by the parameters into ``gradients``, tensors
-    of their shapes; an empty sequence asks for none."""
-    return step(kernel_plan(plan), parameters, x, seed, row_offset, gradients)
-
-
 def step(
     kernel_plan: _C.StepPlan | _C.MachinePlan,
     parameters: Sequence[Tensor],
@@ -39,7 +26,9 @@ def step(
     row_offset: int,
     gradients: Sequence[Tensor],
 ) -> float:
-    """The loss and gradients of an encoder-decoder's or a Boltzmann machine's step."""
+    """The loss of x ``[B, D]``, of an encoder-decoder or a Boltzmann machine. Writes the gradients
+    by the parameters into ``gradients``, tensors of their shapes; an empty sequence asks for none.
+    """
     if not backend.reads_tensors():
         return _C.step(
             kernel_plan,
