@@ -12,9 +12,6 @@ namespace {
 // The elements of a task are a sixteenth of a parameter's, within these bounds.
 constexpr int64_t kFewestElements = 1 << 11, kMostElements = 1 << 18;
 
-// A parameter of fewer elements is updated before a second thread has woken; a crew's are awake.
-constexpr int64_t kFewestOfTeam = 1 << 17;
-
 // Adam's factors, rounded from float64 once a step; torch divides by what second_factor multiplies.
 struct AdamFactors {
     float add_first, keep_second, add_second;
@@ -173,7 +170,7 @@ void update(ParameterUpdate& u, int threads) {
     constexpr int64_t kLine = 16;                       // of a cache
     const int64_t size = std::max<int64_t>(u.size, 1);  // no elements are a task that does nothing
     const int64_t whole = u.columns > 0 ? u.columns : kLine;
-    if (!current_crew && u.size < kFewestOfTeam) threads = 1;
+    if (!current_crew && u.size < kFewestUpdated) threads = 1;  // a crew's are awake
     threads = threads_for(u.size, threads);
     const int64_t elements = std::clamp(u.size / 16, kFewestElements, kMostElements);
     // As many for each thread: an odd one was taken by this thread now, and by that one then.
