@@ -68,7 +68,7 @@ class Draw:
 
     def refusal(self, x: Tensor) -> str | None:
         """Why torch draws the numbers of a call; None where our kernel draws them."""
-        if dispatch.is_traced(x) or dispatch.is_transformed(x) or dispatch.is_in_functorch():
+        if dispatch.is_intercepted(x):
             return "the call is traced or transformed"
         if x.dtype != torch.float32 or not x.is_cpu:
             return f"it takes float32 on a CPU, not {checks.dtype_name(x)} on {x.device.type}"

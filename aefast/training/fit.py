@@ -430,10 +430,10 @@ def _train(run: CallSteps, call: _Call) -> list[float]:
 
 
 def _epoch_seeds(optimizer: torch.optim.Optimizer, seed: int | None, count: int) -> list[EpochSeed]:
-    """The seeds of the next epochs with this optimizer."""
+    """The seeds of the next epochs with this optimizer; of one where they are drawn."""
     if seed is None:
-        drawn = [int(random.draw_seed(None, torch.device("cpu"))) for _ in range(count)]
-        return [EpochSeed(one, 0, random.child_seed(one, 0)) for one in drawn]
+        drawn = int(random.draw_seed(None, torch.device("cpu")))
+        return [EpochSeed(drawn, 0, random.child_seed(drawn, 0))]
     first = _epochs_done.get(optimizer, {}).get(seed, 0)
     return [
         EpochSeed(seed, epoch, random.child_seed(seed, epoch))

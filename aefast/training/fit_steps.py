@@ -272,10 +272,10 @@ class DatasetSteps(CallSteps):
         first, remaining = len(self.losses), schedule
         seconds = CHUNK_SECONDS if self.group.size == 1 else CALLBACK_SECONDS
         while len(remaining.order) and not self.is_stopped:
-            steps = len(self.losses)
+            steps_before = len(self.losses)
             with self.interrupts.whole_step(is_undone=self.engine.name == "step"):
                 self.losses += self.engine.run(remaining, seconds)
-            check_finite(self.losses[steps:], steps)
+            check_finite(self.losses[steps_before:], steps_before)
             remaining = schedule.after(len(self.losses) - first)
             steps = len(self.losses)
             if self._report_progress((steps - 1) // self.steps_per_epoch, self._rows_before(steps)):
